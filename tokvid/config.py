@@ -1,0 +1,155 @@
+"""Frozen keyword-only dataclasses from plain mappings, and back.
+
+A configuration lives beside the class it configures. A union of dataclasses is closed: each member has a
+``kind: Literal[...]`` field, and the mapping's ``kind`` chooses. Unknown keys, wrong types and missing fields
+raise :class:`ConfigError` with the dotted place. Nothing is imported by name and nothing is evaluated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+
+from tokvid.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+
+def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
+    """Build the dataclass ``cls`` from ``data``; ``where`` is the dotted place named in errors."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where or 'the configuration'}: expected a mapping, got {data!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            place = f"{where}." if where else ""
+            raise ConfigError(f"unknown key '{place}{key}': {did_you_mean(str(key), fields)}")
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        place = f"{where}.{name}" if where else name
+        if name in data:
+            values[name] = _convert(hints[name], data[name], place)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"'{place}' is missing")
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where or cls.__name__}: {error}") from error
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """The inverse of :func:`from_mapping`: plain dictionaries, lists, strings and numbers."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of ``data`` with each ``a.b=value`` (leading dashes allowed) set; values are YAML."""
+    result: dict[str, Any] = _copy(data)
+    for override in overrides:
+        path, equals, text = override.lstrip("-").partition("=")
+        if not equals or not path:
+            raise ConfigError(f"an override is written --a.b=value, got {override!r}")
+        node = result
+        *parents, last = path.split(".")
+        for name in parents:
+            child = node.setdefault(name, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"override {override!r}: '{name}' is not a section")
+            node = child
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {override!r}: the value is not YAML") from error
+    return result
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _copy(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copy(v) for v in value]
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_mapping(value)
+    return _copy(value)
+
+
+def _convert(hint: Any, value: Any, place: str) -> Any:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _convert_union(hint, value, place)
+    if origin is Literal:
+        if value not in get_args(hint):
+            raise ConfigError(f"'{place}': expected one of {list(get_args(hint))}, got {value!r}")
+        return value
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
+        return from_mapping(hint, value, where=place)  # type: ignore[arg-type]
+    if origin is tuple:
+        return _convert_tuple(hint, value, place)
+    if origin is dict or origin is Mapping or hint is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"'{place}': expected a mapping, got {value!r}")
+        return _copy(value)
+    return _convert_scalar(hint, value, place)
+
+
+def _convert_union(hint: Any, value: Any, place: str) -> Any:
+    options = get_args(hint)
+    if value is None and type(None) in options:
+        return None
+    options = tuple(o for o in options if o is not type(None))
+    if len(options) == 1:
+        return _convert(options[0], value, place)
+    classes = [o for o in options if dataclasses.is_dataclass(o)]
+    if any(isinstance(value, c) for c in classes):  # type: ignore[arg-type]
+        return value
+    if classes and isinstance(value, Mapping):
+        by_kind = {get_args(typing.get_type_hints(c)["kind"])[0]: c for c in classes}
+        kind = value.get("kind")
+        if kind not in by_kind:
+            raise ConfigError(f"'{place}.kind' is {kind!r}: {did_you_mean(str(kind), by_kind)}")
+        return _convert(by_kind[kind], value, place)
+    for option in options:
+        try:
+            return _convert(option, value, place)
+        except ConfigError:
+            continue
+    raise ConfigError(f"'{place}': expected {hint}, got {value!r}")
+
+
+def _convert_tuple(hint: Any, value: Any, place: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigError(f"'{place}': expected a list, got {value!r}")
+    inner = get_args(hint)
+    if len(inner) == 2 and inner[1] is Ellipsis:
+        return tuple(_convert(inner[0], v, f"{place}[{i}]") for i, v in enumerate(value))
+    if len(inner) != len(value):
+        raise ConfigError(f"'{place}': expected {len(inner)} values, got {len(value)}")
+    return tuple(_convert(h, v, f"{place}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+
+
+def _convert_scalar(hint: Any, value: Any, place: str) -> Any:
+    if hint is float and isinstance(value, str):
+        # YAML 1.1 reads 3e-4 as a string; every recipe author writes it.
+        try:
+            value = float(value)
+        except ValueError:
+            raise ConfigError(f"'{place}': expected a number, got {value!r}") from None
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Any or (isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)):
+        return value
+    raise ConfigError(f"'{place}': expected {hint.__name__}, got {value!r}")
