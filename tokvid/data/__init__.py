@@ -1,0 +1,1 @@
+"""Where clips come from: folders of videos, the sprite world, and stored codes."""
