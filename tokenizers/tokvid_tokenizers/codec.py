@@ -1,0 +1,180 @@
+"""The codec: encoder, quantizer and decoder, and the folder they are saved in.
+
+A codec knows nothing of files of video, of data sets or of how it was trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tokvid.config import from_mapping, to_mapping
+from tokvid.errors import CheckpointError, ModelError
+from tokvid.frames import check_frames
+from tokvid.grid import Grid, check_num_frames, latent_frames
+from tokvid_tokenizers.codec_config import CodecConfig
+from tokvid_tokenizers.decoder import Decoder
+from tokvid_tokenizers.encoder import Encoder
+from tokvid_tokenizers.quantizers import QuantizerOutput, build_quantizer
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecOutput:
+    """A reconstruction and what the quantizer said on the way."""
+
+    frames: Tensor
+    """``[B,3,T,H,W]``, as many frames as went in, not clipped to [-1, 1]."""
+    quantizer: QuantizerOutput
+
+
+class VideoCodec(nn.Module):
+    """Turns frames ``[B,3,T,H,W]`` in [-1, 1] into codes ``[B,K,t,h,w]`` and back."""
+
+    is_causal = True
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.quantizer = build_quantizer(config.quantizer)
+        self.encoder = Encoder(config, self.quantizer.dim)
+        self.decoder = Decoder(config, self.quantizer.dim)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of different codes in one codebook."""
+        return self.quantizer.codebook_size
+
+    @property
+    def num_codebooks(self) -> int:
+        """K, the number of codes a cell carries."""
+        return self.quantizer.num_codebooks
+
+    @property
+    def temporal_stride(self) -> int:
+        """Frames to one latent frame, after the first."""
+        return self.config.temporal_stride
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels of height and of width to one cell."""
+        return self.config.spatial_stride
+
+    @property
+    def codec_id(self) -> str:
+        """``tokvid-`` and 16 hexadecimal digits: a digest of the configuration and every weight."""
+        digest = hashlib.sha256(json.dumps(to_mapping(self.config), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
+        return f"tokvid-{digest.hexdigest()[:16]}"
+
+    def grid_for(self, num_frames: int, height: int, width: int) -> Grid:
+        """The latent grid of ``num_frames`` frames of ``height`` by ``width`` pixels; raises off the stride."""
+        stride = self.spatial_stride
+        if height < 1 or width < 1 or height % stride or width % stride:
+            raise ModelError(f"height and width must be positive multiples of {stride}, got {height}x{width}")
+        return Grid(t=latent_frames(num_frames, self.temporal_stride), h=height // stride, w=width // stride)
+
+    def encode_latents(self, frames: Tensor) -> Tensor:
+        """Continuous latents ``[B,D,t,h,w]`` of frames ``[B,3,T,H,W]``, before the quantizer."""
+        check_frames(frames, self.spatial_stride)
+        latents: Tensor = self.encoder(frames)
+        return latents
+
+    def decode_latents(self, latents: Tensor, num_frames: int | None = None) -> Tensor:
+        """Frames ``[B,3,T,H,W]`` of latents ``[B,D,t,h,w]``, not clipped; ``T = num_frames`` or all they hold."""
+        if num_frames is not None:
+            check_num_frames(num_frames, latents.shape[2], self.temporal_stride)
+        frames: Tensor = self.decoder(latents)
+        return frames[:, :, :num_frames]
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Codes int64 ``[B,K,t,h,w]`` of frames ``[B,3,T,H,W]`` in [-1, 1]."""
+        output: QuantizerOutput = self.quantizer(self.encode_latents(frames))
+        return output.codes
+
+    def decode(self, codes: Tensor, num_frames: int | None = None) -> Tensor:
+        """Frames ``[B,3,T,H,W]`` in [-1, 1] of codes ``[B,K,t,h,w]``.
+
+        Without ``num_frames`` the last group is whole: ``1 + (t-1)*temporal_stride`` frames.
+        """
+        frames = self.decode_latents(self.quantizer.dequantize(codes), num_frames)
+        return frames.clamp(-1.0, 1.0)
+
+    def forward(self, frames: Tensor) -> CodecOutput:
+        """Reconstruct frames ``[B,3,T,H,W]``; what training calls."""
+        quantizer: QuantizerOutput = self.quantizer(self.encode_latents(frames))
+        return CodecOutput(frames=self.decode_latents(quantizer.quantized, frames.shape[2]), quantizer=quantizer)
+
+    def codebook_vectors(self) -> Tensor:
+        """The codebook as float32 ``[codebook_size, D]``."""
+        return self.quantizer.codebook_vectors()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, each beside and then renamed."""
+        from tokvid.checkpoint import atomic_path
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
+        with atomic_path(folder / WEIGHTS_FILE) as path:
+            save_file(tensors, path)
+        with atomic_path(folder / CONFIG_FILE) as path:
+            path.write_text(json.dumps(to_mapping(self.config), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> VideoCodec:
+        """Load a codec that :meth:`save_pretrained` wrote; keys and shapes must match exactly."""
+        folder = Path(folder)
+        codec = cls(read_config(folder))
+        path = folder / WEIGHTS_FILE
+        try:
+            tensors = load_file(path)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path} is missing: this folder holds no codec weights") from None
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is torn or no safetensors file ({error}); save the codec again") from error
+        _load_exactly(codec, tensors, path)
+        return codec.eval()
+
+
+def read_config(folder: Path) -> CodecConfig:
+    """The configuration in ``folder``; :class:`CheckpointError` if there is none."""
+    path = folder / CONFIG_FILE
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: this is no codec folder") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error})") from error
+    return from_mapping(CodecConfig, data, where=str(path))
+
+
+def _load_exactly(codec: VideoCodec, tensors: dict[str, Tensor], path: Path) -> None:
+    wanted = codec.state_dict()
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    shapes = [name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape]
+    if missing or extra or shapes:
+        faults = [
+            f"{len(names)} {word} (first: {names[0]})"
+            for names, word in (
+                (missing, "missing"),
+                (extra, "unknown"),
+                (sorted(shapes), "of another shape"),
+            )
+            if names
+        ]
+        raise CheckpointError(f"{path} does not fit its config.json: tensors {', '.join(faults)}")
+    codec.load_state_dict(tensors)

@@ -1,0 +1,41 @@
+"""The causal decoder: quantized latents to frames."""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import Tensor, nn
+
+from tokvid_tokenizers.codec_config import CodecConfig
+from tokvid_tokenizers.layers.clip_shape import fold_time
+from tokvid_tokenizers.layers.resample import Unpatchify, Upsample
+from tokvid_tokenizers.layers.residual import ChannelNorm, ResidualBlock
+
+
+class Decoder(nn.Module):
+    """Latents ``[B,D,t,h,w]`` -> frames ``[B,3,1+(t-1)*stride,H,W]``; a frame sees its latent frame and earlier ones."""
+
+    def __init__(self, config: CodecConfig, latent_dim: int) -> None:
+        super().__init__()
+        channels = config.channels[::-1]
+        counts = config.decoder_blocks[::-1]
+        self.stem = nn.Conv2d(latent_dim, channels[0], kernel_size=3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(ResidualBlock(width) for _ in range(count))
+            for width, count in zip(channels, counts, strict=True)
+        )
+        self.up = nn.ModuleList(Upsample(coarse, fine) for coarse, fine in itertools.pairwise(channels))
+        self.norm = ChannelNorm(channels[-1])
+        self.head = Unpatchify(config.temporal_stride, config.patch, channels[-1])
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Decode latents ``[B,D,t,h,w]``; the values are not clipped."""
+        t = latents.shape[2]
+        features = self.stem(fold_time(latents))
+        for level, blocks in enumerate(self.blocks):
+            if level:
+                features = self.up[level - 1](features)
+            for block in blocks:  # type: ignore[union-attr]
+                features = block(features, t)
+        frames: Tensor = self.head(self.norm(features), t)
+        return frames

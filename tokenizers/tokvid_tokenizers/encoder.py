@@ -1,0 +1,40 @@
+"""The causal encoder: frames to continuous latents."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tokvid_tokenizers.codec_config import CodecConfig
+from tokvid_tokenizers.layers.clip_shape import unfold_time
+from tokvid_tokenizers.layers.resample import Downsample, Patchify
+from tokvid_tokenizers.layers.residual import ChannelNorm, ResidualBlock
+
+
+class Encoder(nn.Module):
+    """Frames ``[B,3,T,H,W]`` -> latents ``[B,D,t,h,w]``; latent frame i sees only its own frames and earlier ones."""
+
+    def __init__(self, config: CodecConfig, latent_dim: int) -> None:
+        super().__init__()
+        self.temporal_stride = config.temporal_stride
+        self.stem = Patchify(config.temporal_stride, config.patch, config.channels[0])
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(ResidualBlock(channels) for _ in range(count))
+            for channels, count in zip(config.channels, config.encoder_blocks, strict=True)
+        )
+        self.down = nn.ModuleList(
+            Downsample(fine, coarse) for fine, coarse in zip(config.channels, config.channels[1:], strict=False)
+        )
+        self.norm = ChannelNorm(config.channels[-1])
+        self.head = nn.Conv2d(config.channels[-1], latent_dim, kernel_size=1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Encode frames ``[B,3,T,H,W]`` whose H and W are multiples of the spatial stride."""
+        features = self.stem(frames)
+        t = features.shape[0] // frames.shape[0]
+        for level, blocks in enumerate(self.blocks):
+            if level:
+                features = self.down[level - 1](features)
+            for block in blocks:  # type: ignore[union-attr]
+                features = block(features, t)
+        latents: Tensor = self.head(self.norm(features))
+        return unfold_time(latents, t)

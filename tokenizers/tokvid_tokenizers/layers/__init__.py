@@ -1,0 +1,1 @@
+"""Layers that see the present and the past of a clip, never its future."""

@@ -1,0 +1,81 @@
+"""Between pixels and features, and between resolutions, without overlap: every patch is its own."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class Patchify(nn.Module):
+    """Cuts frames into blocks of ``stride`` frames by ``patch`` by ``patch`` pixels and projects each to features.
+
+    The first frame is a block of its own, filled by repeating it; the last block is filled by repeating the last
+    frame. So ``T`` frames give ``1 + ceil((T-1)/stride)`` latent frames, and one image is a clip of one frame.
+    """
+
+    def __init__(self, stride: int, patch: int, channels: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.patch = patch
+        self.project = nn.Linear(3 * stride * patch * patch, channels)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames ``[B,3,T,H,W]`` -> ``[B*t,C,H/patch,W/patch]``."""
+        first = frames[:, :, :1].expand(-1, -1, self.stride - 1, -1, -1)
+        missing = -(frames.shape[2] - 1) % self.stride
+        last = frames[:, :, -1:].expand(-1, -1, missing, -1, -1)
+        filled = torch.cat([first, frames, last], dim=2)
+        patches = rearrange(
+            filled,
+            "b c (t s) (h p) (w q) -> (b t) h w (s p q c)",
+            s=self.stride,
+            p=self.patch,
+            q=self.patch,
+        )
+        features: Tensor = self.project(patches)
+        return features.permute(0, 3, 1, 2)
+
+
+class Unpatchify(nn.Module):
+    """The way back: features to blocks of pixels; of the first block only the last frame is kept."""
+
+    def __init__(self, stride: int, patch: int, channels: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.patch = patch
+        self.project = nn.Linear(channels, 3 * stride * patch * patch)
+
+    def forward(self, features: Tensor, t: int) -> Tensor:
+        """``[B*t,C,h,w]`` -> frames ``[B,3,1+(t-1)*stride,h*patch,w*patch]``."""
+        patches = self.project(features.permute(0, 2, 3, 1))
+        frames = rearrange(
+            patches,
+            "(b t) h w (s p q c) -> b c (t s) (h p) (w q)",
+            t=t,
+            s=self.stride,
+            p=self.patch,
+            q=self.patch,
+            c=3,
+        )
+        return frames[:, :, self.stride - 1 :]
+
+
+class Downsample(nn.Conv2d):
+    """Halves height and width; every 2x2 block is projected on its own."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, kernel_size=2, stride=2)
+
+
+class Upsample(nn.Module):
+    """Doubles height and width: a 1x1 convolution to four times the channels, rearranged into 2x2 blocks."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(channels_in, 4 * channels_out, kernel_size=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[N,C,h,w]`` -> ``[N,C',2h,2w]``."""
+        return F.pixel_shuffle(self.project(features), 2).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,48 @@
+"""The residual block of the convolutional codec: normalise, look back one latent frame, convolve twice.
+
+Time is mixed by shifting a quarter of the channels one latent frame forward (the online temporal shift of Lin et
+al. 2019, arXiv 1811.08383): no arithmetic, and causal by construction. Normalisation is over channels at each
+position alone, so no statistic ever runs over time or space.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of ``[N,C,h,w]``, each position alone."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalise; keeps the shape and the channels-last memory."""
+        return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def shift_from_past(features: Tensor, t: int, channels: int) -> Tensor:
+    """Replace the first ``channels`` of ``[B*t,C,h,w]`` by those of the latent frame before (zeros for the first)."""
+    moved = features[:, :channels].unflatten(0, (-1, t))
+    past = F.pad(moved[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)).flatten(0, 1)
+    shifted = torch.cat([past, features[:, channels:]], dim=1)
+    return shifted.contiguous(memory_format=torch.channels_last)
+
+
+class ResidualBlock(nn.Module):
+    """``features + conv(silu(conv(shift(norm(features)))))`` with 3x3 convolutions; the last starts at zero."""
+
+    def __init__(self, channels: int, shift_share: float = 0.25) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.shift_channels = int(channels * shift_share)
+        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, t: int) -> Tensor:
+        """``[B*t,C,h,w]`` -> the same shape; frame i sees frames i and before."""
+        hidden = shift_from_past(self.norm(features), t, self.shift_channels)
+        hidden = F.silu(self.conv_in(hidden))
+        out: Tensor = features + self.conv_out(hidden)
+        return out

@@ -1,0 +1,61 @@
+"""Finite scalar quantization (Mentzer et al. 2023, arXiv 2309.15505): each latent channel is rounded to a few
+levels, and a code is the mixed-radix number of the levels.
+
+The rounding is vector-quantize-pytorch's; this file only brings it under our contract.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from vector_quantize_pytorch import FSQ
+
+from tokvid.errors import ConfigError
+from tokvid_tokenizers.quantizers.base import Quantizer, QuantizerOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class FSQConfig:
+    """``levels``: how many values each latent channel may take; their product is the codebook size."""
+
+    kind: Literal["fsq"] = "fsq"
+    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
+
+    def __post_init__(self) -> None:
+        if not self.levels or min(self.levels) < 3:
+            raise ConfigError(f"fsq levels must be 3 or more each, got {list(self.levels)}")
+        if math.prod(self.levels) > 2**24:
+            # Codes are summed in float32, which counts exactly only to 2^24.
+            raise ConfigError(f"fsq levels {list(self.levels)} give more than 2^24 codes; use fewer or smaller levels")
+
+
+class FSQuantizer(Quantizer):
+    """FSQ with one codebook; latent channels D = number of levels."""
+
+    def __init__(self, config: FSQConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.dim = len(config.levels)
+        self.codebook_size = math.prod(config.levels)
+        self.num_codebooks = 1
+        self.fsq = FSQ(levels=list(config.levels))
+
+    def forward(self, latents: Tensor) -> QuantizerOutput:
+        """Quantize latents ``[B,D,t,h,w]`` in float32, whatever the precision around it."""
+        quantized, codes = self.fsq(latents.float())
+        return QuantizerOutput(quantized=quantized, codes=codes.long().unsqueeze(1), loss=latents.new_zeros(()))
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Quantized latents ``[B,D,t,h,w]`` of codes ``[B,1,t,h,w]``."""
+        self.check_codes(codes)
+        quantized: Tensor = self.fsq.indices_to_codes(codes[:, 0])
+        return quantized
+
+    def codebook_vectors(self) -> Tensor:
+        """The implicit codebook, float32 ``[codebook_size, D]``, each channel in [-1, 1]."""
+        vectors: Tensor = self.fsq.implicit_codebook
+        return vectors.to(torch.float32)
