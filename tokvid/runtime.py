@@ -1,0 +1,145 @@
+"""The machine a run computes on: seeds, threads, determinism, devices and whether bf16 pays.
+
+torch is imported inside the functions, so that importing this module costs nothing. Nothing here knows a model.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from tokvid.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+# bf16 has to be this much faster than fp32 in a matrix product before the casts around it are paid for.
+BF16_GAIN = 1.5
+
+
+def prepare(seed: int, threads: int | None = None, deterministic: bool = True) -> None:
+    """Seed python, numpy and torch, fix the number of threads, and choose deterministic algorithms.
+
+    ``threads=None`` takes every core this process may use. The order of floating point sums depends on the
+    number of threads: a run that must give the same numbers again needs the same number.
+    """
+    import numpy as np
+    import torch
+
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"a seed lies in [0, 2**32), got {seed}")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1, got {threads}")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads or usable_cores())
+    if deterministic:
+        # cuBLAS reads this when it starts; without it deterministic algorithms raise on the first matrix product.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    # Filling every torch.empty with NaN finds bugs, and costs a pass over memory for each buffer.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def usable_cores() -> int:
+    """The number of cores this process may use, which in a container is less than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS or Windows
+    cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
+    return max(1, min(cores, _quota_cores() or cores))
+
+
+def _quota_cores() -> int | None:
+    """The processor quota of a Linux container in whole cores, or None where there is none."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:  # noqa: PTH123
+            quota, period = file.read().split()
+        return None if quota == "max" else max(1, round(int(quota) / int(period)))
+    except (OSError, ValueError):
+        return None
+
+
+def default_device() -> torch.device:
+    """The first CUDA device, else the processor. Another device (``mps``) is used when it is asked for."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def bf16_is_fast(device: str | torch.device | None = None) -> bool:
+    """Whether bf16 arithmetic is clearly faster than fp32 on ``device`` (default: :func:`default_device`).
+
+    On a processor it is measured once per process, in about 50 ms. A busy machine can tip a close call, so a run that
+    must be resumed exactly stores the answer instead of asking again.
+    """
+    import torch
+
+    kind = torch.device(device).type if device is not None else default_device().type
+    if kind == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return kind == "cpu" and _processor_bf16_gain() >= BF16_GAIN
+
+
+@functools.cache
+def _processor_bf16_gain() -> float:
+    """How many times faster a bf16 matrix product is than the fp32 one, by the best of several alternating tries."""
+    import torch
+
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        return 0.0
+    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    operands = {dtype: torch.ones(512, 512, dtype=dtype) for dtype in best}
+    with torch.inference_mode():
+        for _ in range(8):
+            for dtype, matrix in operands.items():
+                start = time.perf_counter()
+                torch.mm(matrix, matrix)
+                best[dtype] = min(best[dtype], time.perf_counter() - start)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+def describe() -> dict[str, Any]:
+    """What this machine is, as JSON-able facts: no host name, no paths."""
+    import torch
+
+    devices = [
+        {
+            "name": properties.name,
+            "memory_gib": round(properties.total_memory / 2**30, 1),
+            "bf16": bf16_is_fast("cuda"),
+        }
+        for properties in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    ]
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": _processor_name(),
+        "processor_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": _memory_gib(),
+        "bf16_is_fast": bf16_is_fast("cpu"),
+        "default_device": str(default_device()),
+        "cuda_devices": devices,
+    }
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):  # not on Windows
+        return None
