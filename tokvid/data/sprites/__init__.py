@@ -1,1 +1,23 @@
 """The sprite world: the embedded dataset of captioned clips, and the oracle that judges clips by looking."""
+
+from tokvid.data.sprites.backgrounds import BACKGROUNDS
+from tokvid.data.sprites.captions import CaptionFacts, parse_caption, write_caption
+from tokvid.data.sprites.motions import MOTIONS, combinations, is_held_out
+from tokvid.data.sprites.scene import Scene, SpritePlacement
+from tokvid.data.sprites.sheet import SPRITES
+from tokvid.data.sprites.world import SpriteWorld, SpriteWorldConfig
+
+__all__ = [
+    "BACKGROUNDS",
+    "MOTIONS",
+    "SPRITES",
+    "CaptionFacts",
+    "Scene",
+    "SpritePlacement",
+    "SpriteWorld",
+    "SpriteWorldConfig",
+    "combinations",
+    "is_held_out",
+    "parse_caption",
+    "write_caption",
+]

@@ -1,0 +1,21 @@
+"""One captioned clip, the unit that every source of data hands out. It knows no file and no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A clip with its caption.
+
+    ``frames`` is uint8 ``[T,H,W,3]`` RGB, ``fps`` frames a second, ``name`` is unique within its source.
+    """
+
+    frames: npt.NDArray[np.uint8]
+    fps: float
+    caption: str
+    name: str
