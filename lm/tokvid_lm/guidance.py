@@ -1,0 +1,18 @@
+"""Classifier-free guidance: ``u + g*(c - u)`` on logits. 1.0 is off; 0.0 is the unconditional model."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tokvid.errors import ModelError
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Combine logits of one shape; at ``scale`` 1.0 the conditional ones come back bit for bit."""
+    if conditional.shape != unconditional.shape:
+        raise ModelError(
+            f"guidance needs logits of one shape, got {list(conditional.shape)} and {list(unconditional.shape)}"
+        )
+    if scale == 1.0:
+        return conditional
+    return unconditional + scale * (conditional - unconditional)

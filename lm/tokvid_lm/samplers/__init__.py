@@ -1,0 +1,1 @@
+"""Loops that draw ids from a model, one file a loop."""

@@ -1,0 +1,93 @@
+"""The pieces of a document: text and video, and how a sequence of ids falls apart into them.
+
+Nothing here knows a model, a codec or a text tokenizer; :mod:`tokvid_lm.processor` turns segments into ids
+and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokvid.errors import ModelError, ShapeError
+
+
+@dataclass(frozen=True)
+class TextSegment:
+    """A piece of plain text. Names of special tokens in it are just text."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise ShapeError(f"a TextSegment holds a string, got {type(self.text).__name__}")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VideoSegment:
+    """One clip, as frames, as codes, or as both (a generated clip has both).
+
+    ``frames`` is float ``[1,3,T,H,W]`` in [-1, 1]; ``codes`` is int64 ``[1,K,t,h,w]``; ``known`` is bool
+    ``[t,h,w]``, the cells that are given (None: all of them). ``num_frames`` is the exact T of a segment that has
+    only codes (None: all the frames its codes hold). ``caption`` is what the clip was generated from, for
+    the reader; it never enters a sequence.
+    """
+
+    frames: Tensor | None = None
+    codes: Tensor | None = None
+    known: Tensor | None = None
+    num_frames: int | None = None
+    caption: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames is None and self.codes is None:
+            raise ShapeError("a VideoSegment needs frames or codes, got neither")
+        if self.frames is not None and (self.frames.ndim != 5 or tuple(self.frames.shape[:2]) != (1, 3)):
+            raise ShapeError(f"a VideoSegment holds one clip: frames [1,3,T,H,W], got {list(self.frames.shape)}")
+        if self.codes is not None:
+            if self.codes.ndim != 5 or self.codes.shape[0] != 1:
+                raise ShapeError(f"a VideoSegment holds one clip: codes [1,K,t,h,w], got {list(self.codes.shape)}")
+            if self.codes.dtype != torch.int64:
+                raise ShapeError(f"codes are int64, got {self.codes.dtype}")
+        if self.known is not None and (self.known.dtype != torch.bool or self.known.ndim != 3):
+            raise ShapeError(f"known is bool [t,h,w], got {self.known.dtype} {list(self.known.shape)}")
+
+
+Segment = TextSegment | VideoSegment
+
+
+@dataclass(frozen=True)
+class IdSpan:
+    """A run of ids: text, or one whole video with its opening and closing ids."""
+
+    is_video: bool
+    ids: tuple[int, ...]
+
+
+def split(ids: Sequence[int], *, open_id: int, close_id: int) -> list[IdSpan]:
+    """Cut ``ids`` into text runs and whole videos, in order; joined again they are ``ids``.
+
+    Raises :class:`ModelError` for a video that is opened twice, never closed, or closed but never opened.
+    """
+    spans: list[IdSpan] = []
+    start, inside = 0, False
+    for position, token in enumerate(ids):
+        if token == open_id:
+            if inside:
+                raise ModelError(f"a video opens at position {position} inside the one that opened at {start}")
+            if position > start:
+                spans.append(IdSpan(False, tuple(ids[start:position])))
+            start, inside = position, True
+        elif token == close_id:
+            if not inside:
+                raise ModelError(f"a video closes at position {position} but none was open")
+            spans.append(IdSpan(True, tuple(ids[start : position + 1])))
+            start, inside = position + 1, False
+    if inside:
+        raise ModelError(f"the video that opens at position {start} is never closed")
+    if start < len(ids):
+        spans.append(IdSpan(False, tuple(ids[start:])))
+    return spans

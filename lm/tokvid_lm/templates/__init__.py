@@ -1,0 +1,19 @@
+"""How the codes of a video are dressed in a sequence: headers and separators belong to a template."""
+
+from __future__ import annotations
+
+from tokvid.errors import ModelError, did_you_mean
+from tokvid_lm.templates.bare import BareTemplate
+from tokvid_lm.vocabulary import VideoVocabulary
+
+_TEMPLATES = {BareTemplate.kind: BareTemplate}
+
+
+def build_template(kind: str, vocabulary: VideoVocabulary) -> BareTemplate:
+    """The template named ``kind``; raises :class:`ModelError` for an unknown name."""
+    if kind not in _TEMPLATES:
+        raise ModelError(f"unknown template {kind!r}: {did_you_mean(kind, _TEMPLATES)}")
+    return _TEMPLATES[kind](vocabulary)
+
+
+__all__ = ["BareTemplate", "build_template"]

@@ -1,0 +1,310 @@
+"""A language model that reads and writes video: the model, its text tokenizer, its codec, and the plan of its ids.
+
+The folder it is saved in is first of all a plain Hugging Face model. How ids are drawn is the business of
+:mod:`tokvid_lm.samplers`, how documents become ids that of :mod:`tokvid_lm.processor`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tokvid.atomic import atomic_folder
+from tokvid.errors import CheckpointError, ModelError, did_you_mean
+from tokvid.grid import Grid
+from tokvid_lm.extend import extend, load_causal_lm, load_tokenizer
+from tokvid_lm.grammar import Grammar
+from tokvid_lm.layout import RasterLayout
+from tokvid_lm.processor import VideoProcessor, codec_device
+from tokvid_lm.samplers.next_token import Sampling, check_context, sample_next_token
+from tokvid_lm.segments import Segment, TextSegment, VideoSegment
+from tokvid_lm.templates import build_template
+from tokvid_lm.vocabulary import VideoVocabulary
+from tokvid_tokenizers import VideoCodec, load_codec
+
+VIDEO_FILE = "video_lm.json"
+CODEC_FOLDER = "codec"
+FORMAT_VERSION = 1
+MODES = ("next_token",)
+OUTPUTS = ("text", "video")
+
+Prompts = Sequence[Segment] | Sequence[Sequence[Segment]]
+
+
+class VideoLM:
+    """``model`` and ``tokenizer`` are plain Hugging Face objects; ``codec`` turns frames into codes and back."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        vocabulary: VideoVocabulary,
+        codec: VideoCodec,
+        *,
+        template: str = "bare",
+    ) -> None:
+        if (codec.codebook_size, codec.num_codebooks) != (vocabulary.codebook_size, vocabulary.num_codebooks):
+            raise ModelError(
+                f"the vocabulary holds {vocabulary.num_codebooks} codebooks of {vocabulary.codebook_size},"
+                f" the codec {codec.num_codebooks} of {codec.codebook_size}"
+            )
+        rows = model.get_input_embeddings().num_embeddings
+        if rows != vocabulary.total_size:
+            raise ModelError(f"the model has {rows} ids, the vocabulary {vocabulary.total_size}: extend the model")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.vocabulary = vocabulary
+        self.codec = codec
+        self.template = build_template(template, vocabulary)
+        self.layout = RasterLayout()
+        self.processor = VideoProcessor(tokenizer, codec, vocabulary, self.template, self.layout)
+
+    @classmethod
+    def extend(
+        cls,
+        model: PreTrainedModel | str | Path,
+        *,
+        codec: VideoCodec | str | Path,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        seed: int = 0,
+    ) -> VideoLM:
+        """Give a causal language model the codes of ``codec`` as new ids; see :func:`tokvid_lm.extend.extend`."""
+        if isinstance(codec, str | Path):
+            codec = load_codec(codec)
+        extended = extend(model, codec, tokenizer=tokenizer, seed=seed)
+        return cls(extended.model, extended.tokenizer, extended.vocabulary, codec)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype | None = None) -> VideoLM:
+        """Load what :meth:`save_pretrained` wrote, in ``dtype`` or in the one it was saved in."""
+        folder = Path(folder)
+        facts = _read_facts(folder)
+        codec = load_codec(folder / CODEC_FOLDER)
+        if codec.codec_id != facts["codec_id"]:
+            raise CheckpointError(
+                f"{folder / CODEC_FOLDER} holds {codec.codec_id}, but the model speaks {facts['codec_id']}:"
+                " put the right codec there"
+            )
+        return cls(
+            load_causal_lm(folder, dtype=dtype).eval(),
+            load_tokenizer(folder),
+            VideoVocabulary.from_mapping(facts["vocabulary"]),
+            codec,
+            template=facts["template"],
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model, the text tokenizer, the codec and ``video_lm.json``, all of it or nothing.
+
+        An earlier ``VideoLM`` in ``folder`` is replaced; anything else there raises :class:`CheckpointError`.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (folder / VIDEO_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
+            raise CheckpointError(f"{folder} exists and holds no VideoLM; choose another folder or empty this one")
+        facts = {
+            "format_version": FORMAT_VERSION,
+            "template": self.template.kind,
+            "layout": self.layout.kind,
+            "codec_id": self.codec.codec_id,
+            "vocabulary": self.vocabulary.to_mapping(),
+        }
+        with atomic_folder(folder) as beside:
+            self.model.save_pretrained(beside)
+            self.tokenizer.save_pretrained(beside)
+            self.codec.save_pretrained(beside / CODEC_FOLDER)
+            (beside / VIDEO_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+    def to(self, device: str | torch.device) -> VideoLM:
+        """Move model and codec, and return self."""
+        self.model.to(device)  # type: ignore[arg-type,unused-ignore]
+        self.codec.to(device)
+        return self
+
+    def encode_prompt(self, segments: Sequence[Segment], grid: Grid | None = None) -> Tensor:
+        """The ids of a prompt, int64 ``[n]``; with a grid, up to the first code of the video to come."""
+        return self.processor.encode_prompt(segments, grid)
+
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        output: str = "video",
+        mode: str = "next_token",
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        guidance_scale: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        num_return_sequences: int = 1,
+        seed: int = 0,
+        max_new_tokens: int = 128,
+        batch_size: int = 64,
+        autocast: torch.dtype | None = None,
+    ) -> list[VideoSegment] | list[TextSegment]:
+        """Answer each prompt (a list of segments, or a list of such lists) ``num_return_sequences`` times.
+
+        For video: ``num_frames``, ``height`` and ``width`` in pixels, multiples of the codec's stride; the
+        answers hold codes ``[1,K,t,h,w]`` and frames ``[1,3,T,H,W]``, on the CPU, in the order of the prompts. For
+        text: at most ``max_new_tokens`` ids. At most ``batch_size`` rows run together (twice as many with
+        guidance); a sample is the same in any batch. ``autocast`` computes in that type (bfloat16, say).
+        Raises :class:`ModelError` for what the model cannot do.
+        """
+        if mode not in MODES:
+            raise ModelError(f"unknown mode {mode!r}: {did_you_mean(mode, MODES)}")
+        if output not in OUTPUTS:
+            raise ModelError(f"unknown output {output!r}: {did_you_mean(output, OUTPUTS)}")
+        if num_return_sequences < 1 or batch_size < 1 or max_new_tokens < 1:
+            raise ModelError(
+                "num_return_sequences, batch_size and max_new_tokens must be at least 1, got"
+                f" {num_return_sequences}, {batch_size}, {max_new_tokens}"
+            )
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, guidance_scale=guidance_scale, seed=seed)
+        batch = _as_batch(prompts)
+        if output == "text":
+            return self._generate_text(batch, sampling, num_return_sequences, max_new_tokens, batch_size, autocast)
+        if num_frames is None or height is None or width is None:
+            raise ModelError(
+                f"generating video needs num_frames, height and width, got {num_frames}, {height}, {width}"
+            )
+        grid = self.codec.grid_for(num_frames, height, width)
+        codes = self._generate_codes(batch, sampling, grid, num_return_sequences, batch_size, autocast)
+        return [
+            VideoSegment(
+                codes=codes[row : row + 1],
+                frames=frames,
+                num_frames=num_frames,
+                caption=_caption(batch[row // num_return_sequences]),
+            )
+            for row, frames in enumerate(self._decode(codes, num_frames, batch_size))
+        ]
+
+    def _generate_codes(
+        self,
+        batch: list[list[Segment]],
+        sampling: Sampling,
+        grid: Grid,
+        copies: int,
+        batch_size: int,
+        autocast: torch.dtype | None,
+    ) -> Tensor:
+        """Codes ``[prompts*copies,K,t,h,w]``. Header and end are forced, so they are written, not sampled."""
+        grammar = Grammar.video(self.vocabulary, self.template, self.layout, grid)
+        num_codes = grid.cells * self.vocabulary.num_codebooks
+        prompts = [ids for segments in batch for ids in [self.encode_prompt(segments, grid)] * copies]
+        # The last id drawn and the end are never fed here, but whoever goes on with the document will feed them.
+        check_context(self.model, max(len(ids) for ids in prompts) + num_codes + 1)
+        null = self.processor.null_prompt(grid)
+        parts = []
+        for start in range(0, len(prompts), batch_size):
+            chunk = prompts[start : start + batch_size]
+            ids = sample_next_token(
+                self.model,
+                chunk,
+                grammar,
+                sampling,
+                num_steps=num_codes,
+                first_step=len(self.template.header(grid)),
+                null_prompts=[null] * len(chunk),
+                sample_indices=torch.arange(start, start + len(chunk)),
+                autocast=autocast,
+            )
+            parts.append(self.processor.decode_codes(ids.cpu(), grid))
+        return torch.cat(parts)
+
+    def _generate_text(
+        self,
+        batch: list[list[Segment]],
+        sampling: Sampling,
+        copies: int,
+        max_new_tokens: int,
+        batch_size: int,
+        autocast: torch.dtype | None,
+    ) -> list[TextSegment]:
+        if sampling.guided:
+            raise ModelError("guidance_scale is for video; leave it at 1.0 to generate text")
+        grammar = Grammar.text(self.vocabulary, end_ids(self.model, self.tokenizer))
+        prompts = [ids for segments in batch for ids in [self.encode_prompt(segments)] * copies]
+        answers: list[TextSegment] = []
+        for start in range(0, len(prompts), batch_size):
+            chunk = prompts[start : start + batch_size]
+            ids = sample_next_token(
+                self.model,
+                chunk,
+                grammar,
+                sampling,
+                num_steps=max_new_tokens,
+                sample_indices=torch.arange(start, start + len(chunk)),
+                autocast=autocast,
+            )
+            answers.extend(TextSegment(self.processor.decode_text(row)) for row in ids.tolist())
+        return answers
+
+    def _decode(self, codes: Tensor, num_frames: int, batch_size: int) -> list[Tensor]:
+        frames: list[Tensor] = []
+        device = codec_device(self.codec)
+        with torch.inference_mode():
+            for part in codes.split(batch_size):
+                frames.extend(self.codec.decode(part.to(device), num_frames=num_frames).cpu().split(1))
+        return frames
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that end a text: the text tokenizer's eos and those of the model's generation settings."""
+    settings = getattr(model.generation_config, "eos_token_id", None)
+    ids = [] if settings is None else list(settings) if isinstance(settings, list | tuple) else [settings]
+    if tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    return sorted({int(token) for token in ids})
+
+
+def _as_batch(prompts: Prompts) -> list[list[Segment]]:
+    if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence) or not prompts:
+        raise ModelError(
+            f"prompts is a list of segments or a list of such lists, got {prompts!r}; write [TextSegment('...')]"
+        )
+    if all(isinstance(piece, TextSegment | VideoSegment) for piece in prompts):
+        return [list(prompts)]  # type: ignore[arg-type]
+    batch: list[list[Segment]] = []
+    for prompt in prompts:
+        if not isinstance(prompt, list | tuple):
+            raise ModelError(f"prompts mixes lists and {type(prompt).__name__}; write one list of segments per prompt")
+        batch.append(list(prompt))
+    return batch
+
+
+def _caption(segments: Sequence[Segment]) -> str | None:
+    texts = [segment.text for segment in segments if isinstance(segment, TextSegment)]
+    return " ".join(texts) if texts else None
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    path = folder / VIDEO_FILE
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is missing: this folder holds no VideoLM; make one with VideoLM.extend"
+        ) from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no JSON: {error}") from error
+    version = facts.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format_version {version!r}, this tokvid reads {FORMAT_VERSION}: update it"
+        )
+    missing = sorted({"template", "layout", "codec_id", "vocabulary"} - set(facts))
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; save the model again")
+    if facts["layout"] != RasterLayout.kind:
+        raise CheckpointError(
+            f"{path} asks for the layout {facts['layout']!r}, this tokvid knows {RasterLayout.kind!r}"
+        )
+    return facts
