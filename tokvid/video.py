@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
+from tokvid.atomic import atomic_path
 from tokvid.errors import ShapeError, VideoError, did_you_mean
 from tokvid.video_source import SCALING, Crop, Fitter, VideoSource
 
@@ -117,6 +118,11 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
         )
 
 
+def count_frames(info: VideoInfo, fps: float) -> int:
+    """How many frames :func:`read_video` gives for the whole file at ``fps``, by what the file states."""
+    return max(0, math.ceil((info.duration_s - _early(fps, info.fps)) * fps))
+
+
 def read_video(
     path: str | os.PathLike[str],
     *,
@@ -180,7 +186,7 @@ def write_video(
     ``crf`` is the quality, 0 (best) to 51. Even sizes are written as yuv420p, which every player shows. H.264 cannot
     hold an odd size that way, so odd sizes are written as yuv444p, which keeps the exact size but which some browsers
     do not play. ``metadata`` comes back from :func:`probe_video` with its names in lower case. The file appears under
-    its name only when it is complete. Raises :class:`VideoError` when it cannot be written.
+    its name only when it is complete; its folder is made where needed. Raises :class:`VideoError` when writing fails.
     """
     target = Path(path)
     suffix = target.suffix.lower()
@@ -190,17 +196,12 @@ def write_video(
         )
     if not 0 <= crf <= 51:
         raise ShapeError(f"crf must lie between 0 and 51, got {crf}")
-    if not target.parent.is_dir():
-        raise VideoError(f"{target}: the folder {target.parent} does not exist; create it first")
-    beside = target.with_name(target.name + ".tmp")
     try:
-        _encode(beside, video, *_CONTAINERS[suffix], crf=crf, metadata=metadata or {})
-        beside.replace(target)
+        with atomic_path(target) as beside:
+            _encode(beside, video, *_CONTAINERS[suffix], crf=crf, metadata=metadata or {})
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{target}: could not be written ({reason}); check the space and rights there") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +251,7 @@ def _iterate(path: str | os.PathLike[str], window: _Window) -> Iterator[Pictures
 
 def _pictures(source: VideoSource, window: _Window, fps: float, count: int | None) -> Iterator[Pictures]:
     """The frames of the window, exactly ``count`` of them, or all to the end for None."""
-    early = _EARLY * min(1.0 / fps, 1.0 / (source.rate or fps))
+    early = _early(fps, source.rate)
     fitter: Fitter | None = None
     current = picture = None
     end, made = 0.0, 0
@@ -280,6 +281,10 @@ def _pictures(source: VideoSource, window: _Window, fps: float, count: int | Non
             f"{source.path}: holds {made} frames at {fps:.4g} fps from {window.start:.3g} s on, {count} were asked for;"
             " ask for fewer, or for another fps"
         )
+
+
+def _early(fps: float, stored_fps: float | None) -> float:
+    return _EARLY * min(1.0 / fps, 1.0 / (stored_fps or fps))
 
 
 def _check_whole(source: VideoSource, end: float) -> None:

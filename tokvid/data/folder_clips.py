@@ -1,0 +1,213 @@
+"""Clips cut from the videos of a folder: non-overlapping windows, split by video into train and held out.
+
+Long videos are cut into windows of ``num_frames`` at ``fps``, one clip a window, all with the video's caption. A video
+belongs to one split by a hash of its relative path, so adding videos never moves another one (except where a split
+would be empty: then the video nearest to it is moved). A single video is split by time: its end is held out, and a
+window between is left out where there are three or more. Which captions count is told in
+:mod:`tokvid.data.folder_scan`. Nothing here resizes or decodes: :mod:`tokvid.video` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tokvid.data.clip import Clip
+from tokvid.data.clip_source import ClipSource, Skipped, in_order
+from tokvid.data.folder_scan import CaptionedVideo, CaptionRule, name_some, scan_folder
+from tokvid.errors import ConfigError, DataError, VideoError
+from tokvid.video import count_frames, iter_video, probe_video, read_video
+
+Split = Literal["train", "held_out"]
+
+_LOG = logging.getLogger(__name__)
+_RUN = 16  # windows decoded in one pass at most, which bounds what a worker holds
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderDataConfig:
+    """Clips of ``num_frames`` at ``fps``, resized and cut to ``size`` (H, W), from the videos under ``path``.
+
+    ``held_out_share`` of the videos is kept for evaluation. ``clips_per_video`` takes at most so many windows of a
+    video, spread evenly over it; None takes all. ``captions`` chooses a rule of :mod:`tokvid.data.folder_scan`.
+    """
+
+    kind: Literal["folder"] = "folder"
+    path: str
+    size: tuple[int, int] = (64, 64)
+    num_frames: int = 17
+    fps: float = 8.0
+    held_out_share: float = 0.1
+    clips_per_video: int | None = None
+    captions: CaptionRule = "auto"
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ConfigError(f"size must be (H, W) of at least one pixel each, got {self.size}")
+        if self.num_frames < 1:
+            raise ConfigError(f"num_frames must be at least 1, got {self.num_frames}")
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise ConfigError(f"fps must be a positive number, got {self.fps}")
+        if not 0.0 < self.held_out_share < 1.0:
+            raise ConfigError(f"held_out_share must lie between 0 and 1, got {self.held_out_share}")
+        if self.clips_per_video is not None and self.clips_per_video < 1:
+            raise ConfigError(f"clips_per_video must be at least 1, got {self.clips_per_video}")
+
+
+@dataclass(frozen=True)
+class _Window:
+    """One clip: window number ``position`` of ``video``, of those that lie ``num_frames`` apart."""
+
+    video: CaptionedVideo
+    position: int
+    name: str
+
+
+class FolderClips(ClipSource):
+    """The clips of one split of a folder; opening it looks into every video once, without decoding it all."""
+
+    def __init__(self, config: FolderDataConfig, split: Split) -> None:
+        self.config, self.split = config, split
+        self.size, self.num_frames, self.fps = config.size, config.num_frames, config.fps
+        self.name = f"{Path(config.path).resolve().name}/{split}"
+        scan = scan_folder(Path(config.path), config.captions)
+        self.caption_rule = scan.rule
+        self.without_caption = tuple(video.name for video in scan.videos if not video.caption)
+        by_video, self._skipped = _cut(scan.videos, config)
+        self._windows = _choose_split(by_video, split, config.held_out_share)
+        self._say(len(scan.videos))
+        if not by_video:
+            first = self._skipped[0]
+            raise DataError(
+                f"{config.path}: none of its {len(scan.videos)} videos gives a clip of {config.num_frames} frames"
+                f" at {config.fps:g} fps; the first: {first.name}: {first.reason}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        return self._skipped
+
+    def load(self, index: int) -> Clip:
+        self._check_index(index)
+        window = self._windows[index]
+        video = read_video(
+            window.video.path,
+            start=window.position * self.num_frames / self.fps,
+            num_frames=self.num_frames,
+            fps=self.fps,
+            size=self.size,
+        )
+        return Clip(frames=video.frames, fps=self.fps, caption=window.video.caption, name=window.name)
+
+    def load_all(self, *, workers: int = 0) -> Iterator[Clip | Skipped]:
+        """Every clip in order; neighbouring windows of a video are decoded in one pass."""
+        for results in in_order(self._load_run, list(_runs(self._windows)), workers=workers):
+            for result in results:
+                if isinstance(result, Skipped):
+                    _LOG.warning("skipped %s: %s", result.name, result.reason)
+                yield result
+
+    def _load_run(self, run: Sequence[_Window]) -> list[Clip | Skipped]:
+        pictures = iter_video(
+            run[0].video.path,
+            start=run[0].position * self.num_frames / self.fps,
+            num_frames=len(run) * self.num_frames,
+            fps=self.fps,
+            size=self.size,
+        )
+        results: list[Clip | Skipped] = []
+        try:
+            for window in run:
+                frames = np.empty((self.num_frames, *self.size, 3), np.uint8)
+                for target in frames:
+                    target[:] = next(pictures)
+                results.append(Clip(frames=frames, fps=self.fps, caption=window.video.caption, name=window.name))
+        except VideoError as error:
+            results += [Skipped(window.name, str(error)) for window in run[len(results) :]]
+        return results
+
+    def _say(self, num_videos: int) -> None:
+        """Log what was left out and what has no caption, by name."""
+        folder = self.config.path
+        for skipped in self._skipped:
+            _LOG.warning("skipped %s in %s: %s", skipped.name, folder, skipped.reason)
+        if self.without_caption:
+            _LOG.warning(
+                "%d of %d videos in %s have no caption: %s",
+                len(self.without_caption),
+                num_videos,
+                folder,
+                name_some(self.without_caption),
+            )
+        _LOG.info("%s: %d clips (captions: %s)", self.name, len(self._windows), self.caption_rule)
+
+
+def _cut(videos: Sequence[CaptionedVideo], config: FolderDataConfig) -> tuple[list[list[_Window]], tuple[Skipped, ...]]:
+    """The windows of every usable video, and the videos that gave none."""
+
+    def windows_of(video: CaptionedVideo) -> list[_Window] | Skipped:
+        try:
+            info = probe_video(video.path)
+        except VideoError as error:
+            return Skipped(video.name, str(error))
+        total = count_frames(info, config.fps) // config.num_frames
+        if total == 0:
+            length = f"{info.duration_s:.3g} s is shorter than {config.num_frames} frames at {config.fps:g} fps"
+            return Skipped(video.name, length)
+        taken = min(total, config.clips_per_video or total)
+        positions = [number * total // taken for number in range(taken)]
+        names = [f"{video.name}#{position:04d}" if total > 1 else video.name for position in positions]
+        return [_Window(video, position, name) for position, name in zip(positions, names, strict=True)]
+
+    results = list(in_order(windows_of, videos, workers=os.cpu_count() or 1))
+    usable = [result for result in results if not isinstance(result, Skipped)]
+    return usable, tuple(result for result in results if isinstance(result, Skipped))
+
+
+def _choose_split(by_video: Sequence[list[_Window]], split: Split, share: float) -> list[_Window]:
+    if len(by_video) == 1:
+        return _split_by_time(by_video[0], split, share)
+    ranked = sorted(by_video, key=lambda windows: _hash_share(windows[0].video.name))
+    held_out = sum(_hash_share(windows[0].video.name) < share for windows in ranked)
+    held_out = min(max(held_out, 1), len(ranked) - 1)
+    chosen = ranked[:held_out] if split == "held_out" else ranked[held_out:]
+    return sorted((w for windows in chosen for w in windows), key=lambda w: (w.video.name, w.position))
+
+
+def _split_by_time(windows: list[_Window], split: Split, share: float) -> list[_Window]:
+    if len(windows) == 1:
+        return windows if split == "train" else []
+    held_out = min(max(1, round(share * len(windows))), len(windows) - 1)
+    if split == "held_out":
+        return windows[-held_out:]
+    gap = 1 if len(windows) - held_out > 1 else 0
+    return windows[: len(windows) - held_out - gap]
+
+
+def _hash_share(name: str) -> float:
+    """A number in [0, 1) that depends on ``name`` alone, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+
+
+def _runs(windows: Sequence[_Window]) -> Iterator[list[_Window]]:
+    """Cut ``windows`` into runs of neighbours in one video."""
+    run: list[_Window] = []
+    for window in windows:
+        follows = run and window.video is run[-1].video and window.position == run[-1].position + 1
+        if run and (not follows or len(run) == _RUN):
+            yield run
+            run = []
+        run.append(window)
+    if run:
+        yield run

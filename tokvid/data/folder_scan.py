@@ -1,0 +1,197 @@
+"""Which videos lie in a folder, and what captions they have. It opens no video.
+
+Where the captions come from (``captions="auto"``, the first rule that fits):
+
+1. ``metadata.jsonl`` in the folder or any folder below: one line ``{"file_name": ..., "caption" or "text": ...}`` a
+   video, ``file_name`` relative to the folder of the jsonl. A line that names a missing file is an error.
+2. Text files: ``name.txt`` beside ``name.mp4``. Every .txt is taken for a caption, so one without a video is an
+   error (README, LICENSE and the like are left alone).
+3. Class folders: no video lies in the folder itself, and at least two different folders below hold videos. The
+   caption is the name of the folder a video lies in, as it is written.
+4. Otherwise there are no captions.
+
+Both a jsonl and matching text files are an error, because either might be meant. Setting ``captions`` to
+``"metadata"``, ``"text"``, ``"folders"`` or ``"none"`` chooses a rule; the files of the other rules are then left
+alone. Hidden files and folders (a leading dot) are never looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tokvid.errors import DataError
+
+CaptionRule = Literal["auto", "metadata", "text", "folders", "none"]
+
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".mp4",
+        ".m4v",
+        ".mkv",
+        ".webm",
+        ".mov",
+        ".avi",
+        ".mpg",
+        ".mpeg",
+        ".m2v",
+        ".gif",
+        ".ts",
+        ".mts",
+        ".m2ts",
+        ".wmv",
+        ".flv",
+        ".ogv",
+        ".3gp",
+        ".y4m",
+        ".h264",
+        ".hevc",
+    ]
+)
+_TABLE = "metadata.jsonl"
+_DOCUMENTS = frozenset(["readme", "license", "licence", "notice", "copying", "changelog", "authors", "credits"])
+_NAMED = 5  # so many names in a message, then a count
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedVideo:
+    """A video file; ``name`` is its path relative to the folder, with forward slashes; ``caption`` may be empty."""
+
+    path: Path
+    name: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderScan:
+    """The videos of a folder sorted by name, and the rule that gave their captions."""
+
+    videos: tuple[CaptionedVideo, ...]
+    rule: CaptionRule
+
+
+def scan_folder(folder: Path, captions: CaptionRule = "auto") -> FolderScan:
+    """List the videos of ``folder``; :class:`DataError` where there is none or a caption has no video."""
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: no such folder; check the path" if not folder.exists() else f"{folder}: is no folder"
+        )
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _hidden(path, folder)]
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    tables = [path for path in files if path.name == _TABLE]
+    texts = [path for path in files if path.suffix.lower() == ".txt" and path.stem.lower() not in _DOCUMENTS]
+    rule = _choose_rule(folder, videos, tables, texts) if captions == "auto" else captions
+    if rule == "metadata":
+        if not tables:
+            raise DataError(f"{folder}: holds no {_TABLE}; write one, or choose other captions than 'metadata'")
+        found = _from_tables(folder, tables)
+    elif rule == "text":
+        found = _from_texts(folder, videos, texts)
+    elif rule == "folders":
+        found = {path: path.parent.name for path in videos if path.parent != folder}
+    else:
+        found = {}
+    paths = sorted({*videos, *found})
+    if not paths:
+        raise DataError(f"{folder}: holds no video (of {', '.join(sorted(VIDEO_SUFFIXES))}); name a folder with some")
+    return FolderScan(
+        rule=rule,
+        videos=tuple(
+            CaptionedVideo(path=path, name=path.relative_to(folder).as_posix(), caption=found.get(path, ""))
+            for path in paths
+        ),
+    )
+
+
+def name_some(names: Sequence[str]) -> str:
+    """``a, b, c and 4 more``."""
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _choose_rule(folder: Path, videos: list[Path], tables: list[Path], texts: list[Path]) -> CaptionRule:
+    stems = {path.with_suffix("") for path in videos}
+    if tables:
+        beside = [_relative(path, folder) for path in texts if path.with_suffix("") in stems]
+        if beside:
+            raise DataError(
+                f"{folder}: has both {_TABLE} and caption files ({name_some(beside)});"
+                " set captions to 'metadata' or 'text'"
+            )
+        return "metadata"
+    if texts:
+        return "text"
+    classes = {path.parent for path in videos}
+    return "folders" if folder not in classes and len({path.name for path in classes}) > 1 else "none"
+
+
+def _from_texts(folder: Path, videos: list[Path], texts: list[Path]) -> dict[Path, str]:
+    captions = {path.with_suffix(""): path for path in texts}
+    stems = {path.with_suffix("") for path in videos}
+    orphans = [_relative(path, folder) for stem, path in captions.items() if stem not in stems]
+    if orphans:
+        raise DataError(
+            f"{folder}: {len(orphans)} captions have no video beside them: {name_some(orphans)};"
+            " add the videos, remove the files, or set captions to another rule than 'text'"
+        )
+    found = {video: captions.get(video.with_suffix("")) for video in videos}
+    return {video: " ".join(_read(text, folder).split()) for video, text in found.items() if text is not None}
+
+
+def _from_tables(folder: Path, tables: list[Path]) -> dict[Path, str]:
+    found: dict[Path, str] = {}
+    missing: list[str] = []
+    for table in tables:
+        for number, line in enumerate(_read(table, folder).splitlines(), start=1):
+            if not line.strip():
+                continue
+            where = f"{table}, line {number}"
+            path, caption = _table_line(line, where, table.parent, folder)
+            if path in found:
+                raise DataError(f"{where}: names {path.name!r} a second time; keep one line a video")
+            found[path] = caption
+            if not path.is_file():
+                missing.append(f"{_relative(path, folder)} (line {number})")
+    if missing:
+        raise DataError(
+            f"{tables[0]}: names {len(missing)} missing files: {name_some(missing)}; add them or drop the lines"
+        )
+    return found
+
+
+def _table_line(line: str, where: str, beside: Path, folder: Path) -> tuple[Path, str]:
+    try:
+        entry: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: is not JSON ({error.msg})") from error
+    if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
+        raise DataError(f'{where}: expected {{"file_name": ..., "caption": ...}}, got {line.strip()[:80]}')
+    if "caption" not in entry and "text" not in entry:
+        raise DataError(f"{where}: has neither 'caption' nor 'text', only {', '.join(sorted(map(str, entry)))}")
+    caption = entry.get("caption", entry.get("text"))
+    if caption is not None and not isinstance(caption, str):
+        raise DataError(f"{where}: the caption must be a string, got {caption!r}")
+    path = beside / entry["file_name"]
+    if ".." in Path(entry["file_name"]).parts or not path.is_relative_to(folder):
+        raise DataError(f"{where}: {entry['file_name']!r} lies outside {folder}; name files in it")
+    return path, " ".join((caption or "").split())
+
+
+def _read(path: Path, folder: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{_relative(path, folder)}: is not UTF-8 text (byte {error.start}); re-save it as UTF-8"
+        ) from error
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
