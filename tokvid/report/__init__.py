@@ -1,0 +1,1 @@
+"""Reports: pictures of clips, plots, and the one HTML page that holds them."""
