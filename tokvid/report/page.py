@@ -18,7 +18,7 @@ from tokvid.atomic import write_text
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A picture (data URI) with its caption, a verdict (True right, False wrong, or none) and a detail in small print."""
+    """A picture (data URI) with its caption, a verdict (right, wrong or none) and a detail in small print."""
 
     uri: str
     caption: str = ""
@@ -76,7 +76,7 @@ class Report:
         return self._add(f'<div class="plots">{"".join(f"<figure>{svg}</figure>" for svg in svgs)}</div>')
 
     def facts(self, facts: Mapping[str, Any], title: str = "") -> Self:
-        """Add names and values (versions, seeds, timings), nested ones with dotted names; closed until it is clicked."""
+        """Add names and values (versions, seeds, timings), nested ones with dotted names; closed until clicked."""
         rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in _flat(facts))
         return self._add(
             f'<details><summary>{escape(title or "Facts")}</summary><div class="wide"><table class="facts">'
