@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tokvid.atomic import atomic_path
 from tokvid.config import from_mapping, to_mapping
 from tokvid.errors import CheckpointError, ModelError
 from tokvid.frames import check_frames
@@ -49,7 +50,7 @@ class VideoCodec(nn.Module):
         self.quantizer = build_quantizer(config.quantizer)
         self.encoder = Encoder(config, self.quantizer.dim)
         self.decoder = Decoder(config, self.quantizer.dim)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     @property
     def codebook_size(self) -> int:
@@ -118,14 +119,27 @@ class VideoCodec(nn.Module):
         quantizer: QuantizerOutput = self.quantizer(self.encode_latents(frames))
         return CodecOutput(frames=self.decode_latents(quantizer.quantized, frames.shape[2]), quantizer=quantizer)
 
+    @torch.no_grad()
+    def calibrate(self, frames: Tensor) -> None:
+        """Scale the encoder's last layer so that the latents of ``frames`` have mean 0 and deviation 1 a channel.
+
+        Data-dependent initialisation (Salimans and Kingma 2016), for a codec that is about to be trained: without it
+        the first latents differ so little between positions that a scalar quantizer uses one or two of its levels.
+        """
+        latents = self.encode_latents(frames)
+        mean = latents.mean(dim=(0, 2, 3, 4))
+        scale = latents.std(dim=(0, 2, 3, 4)).clamp_min(1e-4).reciprocal()
+        head = self.encoder.head
+        head.weight.mul_(scale[:, None, None, None])
+        assert head.bias is not None
+        head.bias.sub_(mean).mul_(scale)
+
     def codebook_vectors(self) -> Tensor:
         """The codebook as float32 ``[codebook_size, D]``."""
         return self.quantizer.codebook_vectors()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, each beside and then renamed."""
-        from tokvid.checkpoint import atomic_path
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}

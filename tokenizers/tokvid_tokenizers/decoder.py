@@ -9,21 +9,18 @@ from torch import Tensor, nn
 from tokvid_tokenizers.codec_config import CodecConfig
 from tokvid_tokenizers.layers.clip_shape import fold_time
 from tokvid_tokenizers.layers.resample import Unpatchify, Upsample
-from tokvid_tokenizers.layers.residual import ChannelNorm, ResidualBlock
+from tokvid_tokenizers.layers.residual import ChannelNorm, ResidualStack
 
 
 class Decoder(nn.Module):
-    """Latents ``[B,D,t,h,w]`` -> frames ``[B,3,1+(t-1)*stride,H,W]``; a frame sees its latent frame and earlier ones."""
+    """Latents ``[B,D,t,h,w]`` -> frames ``[B,3,1+(t-1)*stride,H,W]``; a frame sees latent frames up to its own."""
 
     def __init__(self, config: CodecConfig, latent_dim: int) -> None:
         super().__init__()
         channels = config.channels[::-1]
         counts = config.decoder_blocks[::-1]
         self.stem = nn.Conv2d(latent_dim, channels[0], kernel_size=3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(ResidualBlock(width) for _ in range(count))
-            for width, count in zip(channels, counts, strict=True)
-        )
+        self.blocks = nn.ModuleList(ResidualStack(width, count) for width, count in zip(channels, counts, strict=True))
         self.up = nn.ModuleList(Upsample(coarse, fine) for coarse, fine in itertools.pairwise(channels))
         self.norm = ChannelNorm(channels[-1])
         self.head = Unpatchify(config.temporal_stride, config.patch, channels[-1])
@@ -35,7 +32,6 @@ class Decoder(nn.Module):
         for level, blocks in enumerate(self.blocks):
             if level:
                 features = self.up[level - 1](features)
-            for block in blocks:  # type: ignore[union-attr]
-                features = block(features, t)
+            features = blocks(features, t)
         frames: Tensor = self.head(self.norm(features), t)
         return frames

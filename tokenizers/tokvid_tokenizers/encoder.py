@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tokvid_tokenizers.codec_config import CodecConfig
 from tokvid_tokenizers.layers.clip_shape import unfold_time
 from tokvid_tokenizers.layers.resample import Downsample, Patchify
-from tokvid_tokenizers.layers.residual import ChannelNorm, ResidualBlock
+from tokvid_tokenizers.layers.residual import ChannelNorm, ResidualStack
 
 
 class Encoder(nn.Module):
@@ -18,7 +18,7 @@ class Encoder(nn.Module):
         self.temporal_stride = config.temporal_stride
         self.stem = Patchify(config.temporal_stride, config.patch, config.channels[0])
         self.blocks = nn.ModuleList(
-            nn.ModuleList(ResidualBlock(channels) for _ in range(count))
+            ResidualStack(channels, count)
             for channels, count in zip(config.channels, config.encoder_blocks, strict=True)
         )
         self.down = nn.ModuleList(
@@ -34,7 +34,6 @@ class Encoder(nn.Module):
         for level, blocks in enumerate(self.blocks):
             if level:
                 features = self.down[level - 1](features)
-            for block in blocks:  # type: ignore[union-attr]
-                features = block(features, t)
+            features = blocks(features, t)
         latents: Tensor = self.head(self.norm(features))
         return unfold_time(latents, t)

@@ -19,4 +19,5 @@ def fold_time(features: Tensor) -> Tensor:
 
 def unfold_time(features: Tensor, t: int) -> Tensor:
     """``[B*t,C,h,w]`` -> ``[B,C,t,h,w]``; the inverse of :func:`fold_time`."""
-    return features.unflatten(0, (-1, t)).permute(0, 2, 1, 3, 4)
+    unfolded: Tensor = features.unflatten(0, (-1, t))
+    return unfolded.permute(0, 2, 1, 3, 4)

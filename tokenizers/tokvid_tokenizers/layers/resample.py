@@ -50,7 +50,7 @@ class Unpatchify(nn.Module):
     def forward(self, features: Tensor, t: int) -> Tensor:
         """``[B*t,C,h,w]`` -> frames ``[B,3,1+(t-1)*stride,h*patch,w*patch]``."""
         patches = self.project(features.permute(0, 2, 3, 1))
-        frames = rearrange(
+        frames: Tensor = rearrange(
             patches,
             "(b t) h w (s p q c) -> b c (t s) (h p) (w q)",
             t=t,

@@ -46,3 +46,17 @@ class ResidualBlock(nn.Module):
         hidden = F.silu(self.conv_in(hidden))
         out: Tensor = features + self.conv_out(hidden)
         return out
+
+
+class ResidualStack(nn.Module):
+    """``count`` residual blocks in a row."""
+
+    def __init__(self, channels: int, count: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualBlock(channels) for _ in range(count))
+
+    def forward(self, features: Tensor, t: int) -> Tensor:
+        """``[B*t,C,h,w]`` -> the same shape."""
+        for block in self.blocks:
+            features = block(features, t)
+        return features

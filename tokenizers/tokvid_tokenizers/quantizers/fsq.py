@@ -57,5 +57,4 @@ class FSQuantizer(Quantizer):
 
     def codebook_vectors(self) -> Tensor:
         """The implicit codebook, float32 ``[codebook_size, D]``, each channel in [-1, 1]."""
-        vectors: Tensor = self.fsq.implicit_codebook
-        return vectors.to(torch.float32)
+        return torch.as_tensor(self.fsq.implicit_codebook, dtype=torch.float32)

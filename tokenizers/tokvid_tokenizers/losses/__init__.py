@@ -1,0 +1,1 @@
+"""Losses that codecs are trained with, one file a kind."""

@@ -1,0 +1,199 @@
+"""Training a codec: one plain loop of named steps in one process.
+
+A run is a function of its recipe: which clips make batch n depends on the seed and on n alone, so a run that is
+interrupted and resumed gives the same numbers as one that never stopped (same machine, same number of threads).
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokvid.atomic import write_text
+from tokvid.checkpoint import keep_last, load_state, newest_valid, save_state, step_folder
+from tokvid.config import to_mapping
+from tokvid.data.clips import ClipArray
+from tokvid.errors import CheckpointError, DataError
+from tokvid.frames import to_model, to_pictures
+from tokvid.optimizer import build_optimizer, set_learning_rate, warmup_then_linear
+from tokvid.report.pictures import contact_sheet, side_by_side
+from tokvid.runtime import bf16_is_fast, default_device, prepare
+from tokvid.training_log import TrainingLog, check_finite
+from tokvid_tokenizers.codec import VideoCodec
+from tokvid_tokenizers.evaluation import CodecEvaluation, evaluate_codec
+from tokvid_tokenizers.losses.reconstruction import reconstruction_loss
+from tokvid_tokenizers.training_config import CodecRecipe
+
+CODEC_FOLDER = "codec"
+RECIPE_FILE = "recipe.json"
+# The stems and heads touch pixels and latents, not hidden features.
+ADAM_NAMES = ("stem", "head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedCodec:
+    """A finished run: the codec in evaluation mode, the folder it was saved in, and its held-out figures."""
+
+    codec: VideoCodec
+    folder: Path
+    evaluation: CodecEvaluation
+
+
+def train_codec(recipe: CodecRecipe, clips: ClipArray, held_out: ClipArray, *, resume: bool = False) -> TrainedCodec:
+    """Run ``recipe`` on clips already in memory and save the codec in ``<output>/codec``.
+
+    Raises :class:`TrainingError` at a step whose loss is not finite (the last checkpoint stays), and
+    ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when a checkpoint has been written.
+    """
+    trainer = CodecTrainer(recipe, clips, held_out)
+    if resume:
+        trainer.resume()
+    return trainer.run()
+
+
+class CodecTrainer:
+    """The state of one run and the steps of its loop."""
+
+    def __init__(self, recipe: CodecRecipe, clips: ClipArray, held_out: ClipArray) -> None:
+        self.recipe = recipe
+        self.config = recipe.training
+        self.output = Path(recipe.output)
+        self.clips = clips.frames
+        self.held_out = held_out.frames
+        if len(self.clips) < self.config.batch_size:
+            raise DataError(
+                f"a batch needs {self.config.batch_size} clips, the training data has {len(self.clips)};"
+                " add clips or lower training.batch_size"
+            )
+        prepare(recipe.seed)
+        self.device = default_device()
+        self.bf16 = self.config.precision == "bf16" or (self.config.precision == "auto" and bf16_is_fast())
+        self.codec = VideoCodec(recipe.codec).to(self.device)
+        self.optimizer = build_optimizer(self.config.optimizer, self.codec, adam_names=ADAM_NAMES)
+        self.step = 0
+
+    def run(self) -> TrainedCodec:
+        """Train from the current step to the last, evaluate, save."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        write_text(self.output / RECIPE_FILE, json.dumps(to_mapping(self.recipe), indent=2) + "\n")
+        if self.step == 0:
+            self.codec.calibrate(self.batch(0))
+        log = TrainingLog(
+            self.output,
+            self.config.steps,
+            "frames/s",
+            start_step=self.step,
+            title="codec",
+            every=self.config.log_every,
+        )
+        self.codec.train()
+        with log:
+            try:
+                while self.step < self.config.steps:
+                    self.train_step(log)
+            except KeyboardInterrupt:
+                folder = self.save_checkpoint()
+                raise KeyboardInterrupt(
+                    f"stopped at step {self.step}; {folder} is saved, add --resume to go on"
+                ) from None
+        evaluation = self.evaluate(self.held_out)
+        self.codec.save_pretrained(self.output / CODEC_FOLDER)
+        return TrainedCodec(codec=self.codec.eval(), folder=self.output / CODEC_FOLDER, evaluation=evaluation)
+
+    def train_step(self, log: TrainingLog) -> None:
+        """One batch forward and backward, one step of the optimiser, and what is due after it."""
+        with log.waiting():
+            frames = self.batch(self.step)
+        with self.autocast():
+            output = self.codec(frames)
+        losses = reconstruction_loss(self.config.loss, output.frames, frames)
+        losses["quantizer"] = output.quantizer.loss.float()
+        torch.stack(list(losses.values())).sum().backward()
+        losses = {name: loss.detach() for name, loss in losses.items()}
+        norm = torch.nn.utils.clip_grad_norm_(self.codec.parameters(), self.config.gradient_clip)
+        check_finite(self.step + 1, {**losses, "gradient norm": norm})
+        share = warmup_then_linear(self.step, warmup_steps=self.config.warmup_steps, steps=self.config.steps)
+        set_learning_rate(self.optimizer, share)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        error = (output.frames.detach().float() - frames).square().mean()
+        # The peak to peak range of [-1, 1] is 2.
+        values: dict[str, Any] = {"psnr": 10 * torch.log10(4 / error)}
+        if self.step % self.config.validate_every == 0 and self.step < self.config.steps:
+            values |= self.validate(log)
+        log.step(self.step, losses, values, amount=frames.shape[0] * frames.shape[2])
+        if self.step % self.config.checkpoint_every == 0 and self.step < self.config.steps:
+            self.save_checkpoint()
+
+    def batch(self, step: int) -> Tensor:
+        """Frames ``[B,3,T,H,W]`` of batch ``step``: each pass over the clips is a new seeded order."""
+        size, count = self.config.batch_size, len(self.clips)
+        batches_a_pass = count // size
+        order = np.random.default_rng([self.recipe.seed, step // batches_a_pass]).permutation(count)
+        first = step % batches_a_pass * size
+        return to_model(self.clips[np.sort(order[first : first + size])]).to(self.device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """bf16 arithmetic where it was chosen; parameters and optimiser stay fp32."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def validate(self, log: TrainingLog) -> dict[str, float]:
+        """Figures of a fixed part of the held-out clips, and a strip of them in tensorboard."""
+        clips = self.held_out[: self.config.validation_clips]
+        result = self.evaluate(clips)
+        with torch.no_grad(), self.autocast():
+            frames = self.codec.eval()(to_model(clips[:4]).to(self.device)).frames
+        self.codec.train()
+        pairs = [side_by_side(*pair) for pair in zip(clips[:4], to_pictures(frames), strict=True)]
+        log.pictures("held-out clips and reconstructions", contact_sheet(pairs), self.step)
+        return {"held_out_psnr": result.psnr, "usage": result.codebook_usage}
+
+    def evaluate(self, clips: np.ndarray[Any, np.dtype[np.uint8]]) -> CodecEvaluation:
+        """Reconstruct uint8 clips in evaluation mode and the run's precision."""
+        was_training = self.codec.training
+        self.codec.eval()
+        with self.autocast():
+            result = evaluate_codec(self.codec, clips, batch_size=self.config.batch_size)
+        self.codec.train(was_training)
+        return result
+
+    def save_checkpoint(self) -> Path:
+        """Write everything that the rest of the run depends on, whole or not at all."""
+        folder = step_folder(self.output, self.step)
+        state = {"step": self.step, "bf16": self.bf16, "optimizer": self.optimizer.state_dict(), "recipe": self.facts()}
+        save_state(folder, self.codec.state_dict(), state)
+        keep_last(self.output, self.config.keep_checkpoints)
+        return folder
+
+    def resume(self) -> None:
+        """Continue from the newest whole checkpoint; a run without one starts from the beginning."""
+        newest = newest_valid(self.output)
+        for torn in newest.torn:
+            print(f"passed over {torn}: it is torn")
+        if newest.path is None:
+            return
+        saved = load_state(newest.path)
+        if saved.state["recipe"] != self.facts():
+            raise CheckpointError(
+                f"{newest.path} was trained by another recipe; give this run another output folder, or remove that one"
+            )
+        self.codec.load_state_dict(saved.tensors)
+        self.optimizer.load_state_dict(saved.state["optimizer"])
+        self.bf16 = saved.state["bf16"]
+        self.step = saved.state["step"]
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint must agree with: the recipe, but for where it is written and how often it speaks."""
+        facts = to_mapping(self.recipe)
+        del facts["output"]
+        quiet = ("log_every", "validate_every", "validation_clips", "checkpoint_every", "keep_checkpoints")
+        facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
+        return json.loads(json.dumps(facts))  # type: ignore[no-any-return]

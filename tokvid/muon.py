@@ -1,0 +1,112 @@
+"""Muon for matrices and convolutions, Adam for everything else, in one optimizer object.
+
+Muon (Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982) replaces a matrix's momentum by its nearest
+orthogonal matrix, found with a Newton-Schulz iteration. ``torch.optim.Muon`` takes only 2-D parameters and needs a
+second optimizer for the rest; here a convolution's weight counts as the matrix ``[out, in*kernel]``, and one object
+holds both rules, so that schedules, checkpoints and the Trainer see a single optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Rule = Literal["muon", "adam"]
+
+# The quintic's coefficients and the number of iterations of Jordan et al.
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+_ITERATIONS = 5
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrix, roughly: singular values land between about 0.7 and 1.2 (bf16 arithmetic)."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    result = (matrix.mT if tall else matrix).bfloat16()
+    result = result / (result.norm() + 1e-7)
+    for _ in range(_ITERATIONS):
+        gram = result @ result.mT
+        result = torch.addmm(result, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), result, beta=_A)
+    return (result.mT if tall else result).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Groups carry ``rule``: "muon" or "adam"; see :func:`muon_groups`. Weight decay is decoupled in both."""
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        weight_decay: float = 0.01,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "betas": betas,
+            "eps": eps,
+            "rule": "muon",
+        }
+        super().__init__(groups, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            update = self._muon if group["rule"] == "muon" else self._adam
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    update(parameter, self.state[parameter], group)
+        return loss
+
+    def _muon(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+        direction = parameter.grad.lerp(momentum, group["momentum"]).flatten(1)  # type: ignore[union-attr]
+        # sqrt(max(1, rows/columns)) keeps the size of an update's effect equal for tall and wide matrices.
+        scale = max(1.0, direction.shape[0] / direction.shape[1]) ** 0.5
+        parameter.add_(orthogonalise(direction).view(parameter.shape), alpha=-group["lr"] * scale)
+
+    def _adam(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        if not state:
+            state["step"] = 0
+            state["first"], state["second"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        gradient: Tensor = parameter.grad  # type: ignore[assignment]
+        state["first"].lerp_(gradient, 1 - beta1)
+        state["second"].lerp_(gradient.square(), 1 - beta2)
+        deviation = (state["second"] / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
+        parameter.addcdiv_(state["first"], deviation, value=-group["lr"] / (1 - beta1 ** state["step"]))
+
+
+def muon_groups(model: nn.Module, *, lr: float, adam_lr: float, adam_names: Iterable[str]) -> list[dict[str, Any]]:
+    """Two groups: matrices and convolutions under Muon at ``lr``, the rest under Adam at ``adam_lr``.
+
+    A parameter whose dotted name has one of ``adam_names`` in it (embeddings, stems, heads) is Adam's too: Muon is
+    for maps between hidden features. Each group's ``base_lr`` is what a schedule multiplies.
+    """
+    names = tuple(adam_names)
+    muon: list[nn.Parameter] = []
+    adam: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_map = parameter.ndim >= 2 and not any(part in name for part in names)
+            (muon if is_map else adam).append(parameter)
+    groups = [
+        {"params": muon, "rule": "muon", "lr": lr, "base_lr": lr},
+        {"params": adam, "rule": "adam", "lr": adam_lr, "base_lr": adam_lr},
+    ]
+    return [group for group in groups if group["params"]]

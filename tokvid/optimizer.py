@@ -1,0 +1,83 @@
+"""The optimizers a recipe can name, and the one schedule of their learning rates. They know no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from tokvid.errors import ConfigError
+from tokvid.muon import Muon, muon_groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class MuonConfig:
+    """Muon for the maps between hidden features, Adam at ``adam_learning_rate`` for everything else."""
+
+    kind: Literal["muon"] = "muon"
+    learning_rate: float = 0.02
+    adam_learning_rate: float = 0.003
+    weight_decay: float = 0.01
+    momentum: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.adam_learning_rate <= 0:
+            raise ConfigError("learning_rate and adam_learning_rate must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig:
+    """torch's AdamW for every parameter."""
+
+    kind: Literal["adamw"] = "adamw"
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ConfigError("learning_rate must be positive")
+
+
+OptimizerConfig = MuonConfig | AdamWConfig
+
+
+def build_optimizer(
+    config: OptimizerConfig, model: nn.Module, *, adam_names: Iterable[str] = ()
+) -> torch.optim.Optimizer:
+    """An optimizer over ``model``; every group has a ``base_lr`` for :func:`set_learning_rate`.
+
+    ``adam_names`` are parts of the names of parameters that Muon leaves to Adam: embeddings, stems and heads.
+    """
+    if isinstance(config, MuonConfig):
+        groups = muon_groups(model, lr=config.learning_rate, adam_lr=config.adam_learning_rate, adam_names=adam_names)
+        return Muon(
+            groups,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            betas=config.betas,
+        )
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        [{"params": trained, "base_lr": config.learning_rate}],
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def warmup_then_linear(step: int, *, warmup_steps: int, steps: int) -> float:
+    """The share of the learning rate at ``step`` (from 0): a linear rise, then a linear fall to zero at ``steps``."""
+    return min(1.0, (step + 1) / (warmup_steps + 1), (steps - step) / (steps - warmup_steps))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Set every group to ``share`` of its ``base_lr``."""
+    for group in optimizer.param_groups:
+        group["lr"] = share * group["base_lr"]
