@@ -29,7 +29,10 @@ SCALING = 0x4 | 0x40000 | 0x2000
 _STATES_DURATION = ("mov", "matroska", "avi")
 # FFmpeg draws plain text as video and follows playlists to other files; neither is a video file.
 _NOT_VIDEO = {"tty", "bin", "xbin", "idf", "adf", "hls", "concat", "dash", "sdp"}
-_SEEK_BACK = (0.0, 2.0, 10.0)  # seconds before the wanted time, for containers whose index is rough
+# Seconds before the wanted time to seek to, one after the other until a picture at or before it is met. MPEG streams
+# have no index, and their first pictures after a jump may carry the times of others.
+_SEEK_BACK = (0.0, 2.0, 10.0)
+_SEEK_BACK_MPEG = (3.0, 10.0)
 _MATRIX_ONE = 65536.0  # display matrices are 16.16 fixed point
 
 Crop = Literal["center", "none"]
@@ -159,6 +162,7 @@ class VideoSource:
         end, packets, timed = 0.0, 0, 0
         step = 1.0 / self.rate if self.rate else 0.0
         with media_errors(self.path):
+            self._rewind()
             for packet in self._container.demux(self.stream):
                 if packet.size == 0:
                     continue
@@ -184,7 +188,8 @@ class VideoSource:
             yield from self._decode()
 
     def _seek(self, start: float) -> Iterator[TimedFrame] | None:
-        for back in _SEEK_BACK:
+        is_mpeg = self._container.format.name in ("mpeg", "mpegts")
+        for back in _SEEK_BACK_MPEG if is_mpeg else _SEEK_BACK:
             target = start - back
             if target <= 0 or self._time_base is None or self._origin is None:
                 return None
