@@ -119,7 +119,7 @@ def _convert_union(hint: Any, value: Any, place: str) -> Any:
     if classes and isinstance(value, Mapping):
         by_kind = {get_args(typing.get_type_hints(c)["kind"])[0]: c for c in classes}
         kind = value.get("kind")
-        if kind not in by_kind:
+        if not isinstance(kind, str) or kind not in by_kind:
             raise ConfigError(f"'{place}.kind' is {kind!r}: {did_you_mean(str(kind), by_kind)}")
         return _convert(by_kind[kind], value, place)
     for option in options:

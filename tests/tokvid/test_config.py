@@ -1,0 +1,186 @@
+"""Dataclasses from mappings and back: the round trip, the closed unions, and the errors that name the place."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokvid.config import apply_overrides, from_mapping, to_mapping
+from tokvid.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circle:
+    kind: Literal["circle"] = "circle"
+    radius: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    kind: Literal["box"] = "box"
+    sides: tuple[int, int, int] = (1, 2, 3)
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.sides) < 0:
+            raise ValueError(f"sides must not be negative, got {self.sides}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 3e-4
+    steps: int = 10
+    flag: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    name: str
+    shape: Circle | Box = field(default_factory=Circle)
+    inner: Inner = field(default_factory=Inner)
+    levels: tuple[int, ...] = ()
+    mode: Literal["fast", "slow"] = "fast"
+    limit: int | float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    maybe: Box | None = None
+
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+TEXT = st.text(max_size=12)
+CIRCLES = st.builds(Circle, radius=NUMBERS)
+BOXES = st.builds(Box, sides=st.tuples(*[st.integers(0, 99)] * 3), note=st.none() | TEXT)
+OUTERS = st.builds(
+    Outer,
+    name=TEXT,
+    shape=CIRCLES | BOXES,
+    inner=st.builds(Inner, rate=NUMBERS, steps=st.integers(), flag=st.booleans()),
+    levels=st.lists(st.integers(), max_size=4).map(tuple),
+    mode=st.sampled_from(["fast", "slow"]),
+    limit=st.none() | st.integers() | NUMBERS,
+    extra=st.dictionaries(TEXT, st.integers() | TEXT | st.booleans() | st.none() | st.lists(st.integers()), max_size=3),
+    maybe=st.none() | BOXES,
+)
+
+
+@given(config=OUTERS)
+@settings(deadline=None)
+def test_the_round_trip_is_exact(config: Outer) -> None:
+    mapping = to_mapping(config)
+    assert from_mapping(Outer, mapping) == config
+    assert from_mapping(Outer, json.loads(json.dumps(mapping))) == config
+
+
+@given(config=OUTERS)
+@settings(deadline=None, max_examples=30)
+def test_the_round_trip_through_yaml_is_exact(config: Outer) -> None:
+    assert from_mapping(Outer, yaml.safe_load(yaml.safe_dump(to_mapping(config)))) == config
+
+
+def test_defaults_fill_what_is_left_out() -> None:
+    assert from_mapping(Outer, {"name": "a"}) == Outer(name="a")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({}, "'name' is missing"),
+        ({"name": "a", "nmae": 1}, "unknown key 'nmae': did you mean 'name'"),
+        ({"name": "a", "inner": {"step": 3}}, r"unknown key 'inner\.step': did you mean 'steps'"),
+        ({"name": "a", "inner": {"zzz": 3}}, "known: flag, rate, steps"),
+        ({"name": "a", "inner": 3}, "'inner|inner: expected a mapping"),
+        ({"name": "a", "inner": {"steps": 1.5}}, r"'inner\.steps': expected int, got 1\.5"),
+        ({"name": "a", "inner": {"steps": True}}, r"'inner\.steps': expected int, got True"),
+        ({"name": "a", "inner": {"flag": 1}}, r"'inner\.flag': expected bool, got 1"),
+        ({"name": "a", "inner": {"rate": "quick"}}, r"'inner\.rate': expected a number, got 'quick'"),
+        ({"name": "a", "inner": {"rate": True}}, r"'inner\.rate': expected float, got True"),
+        ({"name": 3}, "'name': expected str, got 3"),
+        ({"name": "a", "shape": {"kind": "circel"}}, r"'shape\.kind' is 'circel': did you mean 'circle'"),
+        ({"name": "a", "shape": {"kind": ["box"]}}, r"'shape\.kind' is \['box'\]"),
+        ({"name": "a", "shape": {"radius": 2.0}}, r"'shape\.kind' is None"),
+        ({"name": "a", "shape": {"kind": "box", "radius": 2.0}}, r"unknown key 'shape\.radius'"),
+        ({"name": "a", "shape": {"kind": "box", "sides": [1, 2]}}, r"'shape\.sides': expected 3 values, got 2"),
+        ({"name": "a", "shape": {"kind": "box", "sides": [1, 2, "x"]}}, r"'shape\.sides\[2\]': expected int, got 'x'"),
+        ({"name": "a", "shape": {"kind": "box", "sides": [1, 2, -1]}}, "shape: sides must not be negative"),
+        ({"name": "a", "levels": 3}, "'levels': expected a list, got 3"),
+        ({"name": "a", "levels": "123"}, "'levels': expected a list"),
+        ({"name": "a", "levels": [1, None]}, r"'levels\[1\]': expected int"),
+        ({"name": "a", "mode": "medium"}, r"'mode': expected one of \['fast', 'slow'\], got 'medium'"),
+        ({"name": "a", "limit": "many"}, "'limit': expected"),
+        ({"name": "a", "extra": [1]}, "'extra': expected a mapping"),
+    ],
+)
+def test_errors_name_the_place_and_what_was_got(data: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        from_mapping(Outer, data)
+    assert "\n" not in str(caught.value)
+
+
+def test_errors_name_the_place_they_were_told() -> None:
+    with pytest.raises(ConfigError, match=r"'data\.inner\.steps'"):
+        from_mapping(Outer, {"name": "a", "inner": {"steps": "x"}}, where="data")
+
+
+def test_numbers_as_recipes_write_them() -> None:
+    recipe = yaml.safe_load("{name: a, inner: {rate: 3e-4, steps: 7}, shape: {kind: circle, radius: 2}}")
+    config = from_mapping(Outer, recipe)
+    assert config.inner.rate == 3e-4 and isinstance(config.inner.rate, float)
+    assert config.shape == Circle(radius=2.0)
+
+
+def test_lists_of_the_mapping_are_copied() -> None:
+    extra = {"a": [1]}
+    config = from_mapping(Outer, {"name": "a", "extra": extra})
+    extra["a"].append(2)
+    to_mapping(config)["extra"]["a"].append(3)
+    assert config.extra == {"a": [1]}
+
+
+def test_overrides_set_nested_values_and_leave_the_original_alone() -> None:
+    data = {"name": "a", "inner": {"steps": 1}, "levels": [1]}
+    changed = apply_overrides(
+        data, ["--inner.steps=5", "inner.rate=1e-3", "--shape.kind=box", "--levels=[2, 3]", "--limit="]
+    )
+    assert changed == {
+        "name": "a",
+        "inner": {"steps": 5, "rate": "1e-3"},
+        "levels": [2, 3],
+        "shape": {"kind": "box"},
+        "limit": None,
+    }
+    assert data == {"name": "a", "inner": {"steps": 1}, "levels": [1]}
+    assert from_mapping(Outer, changed).inner == Inner(steps=5, rate=1e-3)
+
+
+@given(st.dictionaries(st.text("abc", min_size=1), st.integers() | st.booleans() | st.none(), max_size=5))
+def test_overrides_can_say_everything(values: dict[str, Any]) -> None:
+    overrides = [f"--section.{key}={json.dumps(value)}" for key, value in values.items()]
+    assert apply_overrides({"section": {}}, overrides) == {"section": values}
+
+
+def test_a_value_may_hold_an_equals_sign() -> None:
+    assert apply_overrides({}, ["--name=a=b"]) == {"name": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("--name", "an override is written"),
+        ("--=3", "an override is written"),
+        ("--name.first=3", "'name' is not a section"),
+        ("--inner.steps=[1", "the value is not YAML"),
+    ],
+)
+def test_bad_overrides_are_refused(override: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        apply_overrides({"name": "a"}, [override])
+
+
+def test_did_you_mean() -> None:
+    assert did_you_mean("trian", ["train", "held_out"]) == "did you mean 'train'?"
+    assert did_you_mean("zzz", ["b", "a"]) == "known: a, b"
