@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -160,7 +161,7 @@ class TrainingLog:
         self._began = self._window_began = time.perf_counter()
         self._shown_at = -math.inf
         self._shown_step = self.start_step
-        if self._stream.isatty():
+        if _is_terminal(self._stream):
             from tqdm import tqdm
 
             self._bar = tqdm(
@@ -225,6 +226,14 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     # Every whole line ends in a newline, so what follows the last one is torn.
     del last
     return lines
+
+
+def _is_terminal(stream: IO[str]) -> bool:
+    """A terminal with a width: one that a container gives without one would show an empty bar."""
+    try:
+        return stream.isatty() and os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False
 
 
 def _short(value: float) -> str:

@@ -55,14 +55,15 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command (``argv`` without the program's name) and return its exit code; a user's error never raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
+    # Taken out here, so that it may stand anywhere, also after the action of a verb.
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    debug = "--debug" in own
+    arguments = [a for a in own if a != "--debug"] + arguments[len(own) :]
     try:
         code = _dispatch(arguments)
         # A closed pipe is found here rather than at interpreter exit, where it would print a warning.
         sys.stdout.flush()
         return code
-    except SystemExit as stop:  # argparse after --help or --version
-        return stop.code if isinstance(stop.code, int) else 0
     except BrokenPipeError:
         _silence_stdout()
         return EXIT_BROKEN_PIPE
@@ -107,6 +108,13 @@ def is_full_disk(error: BaseException | None) -> bool:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    try:
+        return _run_verb(arguments)
+    except SystemExit as stop:  # argparse after --help or --version
+        return stop.code if isinstance(stop.code, int) else 0
+
+
+def _run_verb(arguments: list[str]) -> int:
     verb_at = next((i for i, a in enumerate(arguments) if not a.startswith("-")), None)
     before = arguments if verb_at is None else arguments[:verb_at]
     _top_parser().parse_args(before)

@@ -13,7 +13,7 @@ from html import escape
 from tokvid.errors import ShapeError
 
 WIDTH, HEIGHT = 560, 260
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 30, 42
+LEFT, RIGHT, TOP, BOTTOM = 58, 22, 30, 42
 COLOURS = ("#2f6fde", "#d9642c", "#2a9d63", "#9a4fd1", "#b58a00", "#d13f6f")
 # More points than this are drawn as means of neighbours: the plot has fewer pixels than that.
 MOST_POINTS = 400

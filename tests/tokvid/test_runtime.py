@@ -1,0 +1,79 @@
+"""Seeds, threads and devices; and that what is shared names nobody's machine."""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from tokvid.errors import ConfigError
+from tokvid.provenance import command_line, provenance, versions
+from tokvid.runtime import bf16_is_fast, default_device, describe, prepare, usable_cores
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> object:
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def draws() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def test_a_seed_reproduces_every_generator() -> None:
+    prepare(3)
+    first = draws()
+    assert draws() != first
+    prepare(3)
+    assert draws() == first
+    prepare(4)
+    assert draws() != first
+
+
+def test_threads_and_determinism_are_set() -> None:
+    prepare(0, threads=1)
+    assert torch.get_num_threads() == 1 and torch.are_deterministic_algorithms_enabled()
+    prepare(0, deterministic=False)
+    assert torch.get_num_threads() == usable_cores() and not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": 2**32}, {"seed": 0, "threads": 0}])
+def test_impossible_settings_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError):
+        prepare(**wrong)
+
+
+def test_the_machine_is_described_without_naming_it() -> None:
+    facts = describe()
+    assert facts["bf16_is_fast"] == bf16_is_fast("cpu") and facts["default_device"] == str(default_device())
+    assert len(facts["cuda_devices"]) == torch.cuda.device_count()
+    text = json.dumps([facts, provenance(seed=1)])
+    assert platform.node() not in text
+
+
+def test_provenance_holds_versions_seed_and_command() -> None:
+    found = provenance(seed=7, command=["/opt/somebody/bin/tokvid", "train", "mine.yaml", "--seed=7"])
+    assert found["seed"] == 7 and found["command"] == "tokvid train mine.yaml --seed=7"
+    assert versions()["torch"] == torch.__version__.split("+")[0] or versions()["torch"] == torch.__version__
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_absolute_paths_are_shortened() -> None:
+    arguments = [
+        "/a/b/tokvid/__main__.py",
+        "encode",
+        "/tmp/me/clip.mp4",
+        "--out=/tmp/me/x",
+        "~/y.mp4",
+        "C:\\me\\z.mp4",
+        "runs/a",
+    ]
+    assert command_line(arguments) == "tokvid encode …/clip.mp4 --out=…/x …/y.mp4 …/z.mp4 runs/a"
+    assert command_line([]) == ""
