@@ -35,7 +35,7 @@ def test_exactly_the_lengths_of_the_last_group_pass(t: int, stride: int) -> None
 
 
 def test_the_error_says_what_fits() -> None:
-    with pytest.raises(ShapeError, match="5 latent frames at temporal stride 4 hold 14 to 17 frames, got .*18"):
+    with pytest.raises(ShapeError, match=r"5 latent frames at temporal stride 4 hold 14 to 17 frames, got .*18"):
         check_num_frames(18, 5, 4)
     with pytest.raises(ShapeError, match="1 latent frames at temporal stride 4 hold 1 to 1 frames"):
         check_num_frames(2, 1, 4)
