@@ -393,6 +393,7 @@ def test_a_window_beyond_the_end_says_what_there_is(long_files: dict[str, Path])
     [
         {"start": -1.0},
         {"start": float("nan")},
+        {"start": float("inf")},
         {"duration": 0.0},
         {"num_frames": 0},
         {"num_frames": 2, "duration": 1.0},
