@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tokvid.atomic import atomic_folder
 from tokvid.errors import CheckpointError, ModelError, did_you_mean
@@ -57,6 +57,7 @@ class VideoLM:
         rows = model.get_input_embeddings().num_embeddings
         if rows != vocabulary.total_size:
             raise ModelError(f"the model has {rows} ids, the vocabulary {vocabulary.total_size}: extend the model")
+        _check_tokenizer(tokenizer, vocabulary)
         self.model = model
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
@@ -93,7 +94,7 @@ class VideoLM:
             )
         return cls(
             load_causal_lm(folder, dtype=dtype).eval(),
-            load_tokenizer(folder),
+            _load_saved_tokenizer(folder),
             VideoVocabulary.from_mapping(facts["vocabulary"]),
             codec,
             template=facts["template"],
@@ -265,6 +266,33 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     return sorted({int(token) for token in ids})
 
 
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: VideoVocabulary) -> None:
+    known = tokenizer.get_vocab()
+    for name, token in vocabulary.special.items():
+        if known.get(name) != token:
+            raise ModelError(f"the text tokenizer has id {known.get(name)} for {name}, the vocabulary {token}")
+    beyond = [name for name, token in known.items() if token >= vocabulary.code_offset]
+    if beyond:
+        raise ModelError(f"the text tokenizer's {beyond[0]!r} has id {known[beyond[0]]}, which is the id of a code")
+
+
+def _load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The text tokenizer exactly as it was saved.
+
+    For some model types (qwen2, phi3, ...) ``AutoTokenizer`` overrules the class that was saved, and the class of its
+    choice may add a token of its own with the next free id: the id of our first code.
+    """
+    path = folder / "tokenizer_config.json"
+    try:
+        saved_as = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is missing or no JSON; save the model again") from error
+    if saved_as in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(str(folder))
+        return tokenizer
+    return load_tokenizer(folder)
+
+
 def _as_batch(prompts: Prompts) -> list[list[Segment]]:
     if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence) or not prompts:
         raise ModelError(
@@ -297,9 +325,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no JSON: {error}") from error
     version = facts.get("format_version")
     if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format_version {version!r}, this tokvid reads {FORMAT_VERSION}: update it"
-        )
+        raise CheckpointError(f"{path} has format_version {version!r}, this tokvid reads {FORMAT_VERSION}: update it")
     missing = sorted({"template", "layout", "codec_id", "vocabulary"} - set(facts))
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; save the model again")

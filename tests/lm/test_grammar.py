@@ -1,0 +1,114 @@
+"""What may come next: random logits at temperature 2 never make a malformed video."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LogitsProcessorList
+
+from tests.lm.tiny import build_model, build_vocabulary
+from tokvid.errors import ModelError
+from tokvid.grid import Grid
+from tokvid_lm.grammar import FINISHED, Grammar, GrammarLogitsProcessor
+from tokvid_lm.layout import RasterLayout
+from tokvid_lm.segments import split
+from tokvid_lm.templates import BareTemplate
+
+VOCABULARY = build_vocabulary(text_size=260)
+TEMPLATE = BareTemplate(VOCABULARY)
+GRID = Grid(t=2, h=2, w=3)
+
+
+def _video_grammar() -> Grammar:
+    return Grammar.video(VOCABULARY, TEMPLATE, RasterLayout(), GRID)
+
+
+def test_a_thousand_random_videos_at_temperature_two_are_all_well_formed() -> None:
+    grammar = _video_grammar()
+    generator = torch.Generator().manual_seed(0)
+    states = grammar.start(1000)
+    emitted = []
+    while not bool((states == FINISHED).all()):
+        logits = torch.randn(1000, VOCABULARY.total_size, generator=generator) * 5
+        logits = logits.masked_fill(~grammar.allowed(states), float("-inf"))
+        ids = torch.multinomial((logits / 2.0).softmax(1), 1, generator=generator).squeeze(1)
+        states = grammar.advance(states, ids)
+        emitted.append(ids)
+    videos = torch.stack(emitted, dim=1)
+    books = RasterLayout().codebooks(GRID, VOCABULARY.num_codebooks)
+    for row in videos.tolist():
+        (span,) = split(row, open_id=VOCABULARY.open_id, close_id=VOCABULARY.close_id)
+        grid, code_ids = TEMPLATE.parse(span.ids)
+        assert grid == GRID
+        VOCABULARY.ids_to_codes(code_ids, books)
+    codes = videos[:, len(TEMPLATE.header(GRID)) : -1]
+    assert len(codes.unique()) == VOCABULARY.num_codebooks * VOCABULARY.codebook_size  # nothing legal is shut out
+
+
+def test_step_by_step_and_all_at_once_agree() -> None:
+    grammar = _video_grammar()
+    code_ids = VOCABULARY.codes_to_ids(torch.zeros(1, 24, dtype=torch.int64), torch.arange(24) % 2)
+    video = TEMPLATE.build(code_ids, GRID)
+    states = grammar.start(1)
+    for length in range(video.shape[1] + 1):
+        assert torch.equal(grammar.replay(video[:, :length]), states)
+        if length < video.shape[1]:
+            low, high, mask = grammar.columns(length)
+            allowed = grammar.allowed(states)[0].nonzero().flatten()
+            assert mask is None
+            assert allowed.tolist() == list(range(low, high))
+            states = grammar.advance(states, video[:, length])
+    assert states.tolist() == [FINISHED]
+    assert grammar.allowed(states).nonzero().tolist() == [[0, grammar.pad_id]]
+
+
+def test_forbidden_ids_raise() -> None:
+    grammar = _video_grammar()
+    with pytest.raises(ModelError, match=f"forbids id {VOCABULARY.close_id} at step 0"):
+        grammar.advance(grammar.start(1), torch.tensor([VOCABULARY.close_id]))
+    with pytest.raises(ModelError, match="forbids id 999999"):
+        grammar.advance(grammar.start(1), torch.tensor([999999]))
+    with pytest.raises(ModelError, match="forbids id"):
+        grammar.replay(torch.tensor([[VOCABULARY.open_id, 0]]))
+    with pytest.raises(ModelError, match="asked for step"):
+        grammar.columns(1000)
+
+
+def test_text_allows_text_and_end_and_nothing_else() -> None:
+    end = VOCABULARY.text_size + 17  # an end id may lie beyond the text
+    grammar = Grammar.text(VOCABULARY, [end, 2])
+    states = grammar.start(3)
+    assert grammar.allowed(states)[0].nonzero().flatten().tolist() == [*range(VOCABULARY.text_size), end]
+    low, high, mask = grammar.columns(50)
+    assert (low, high) == (0, end + 1)
+    assert mask is not None
+    assert int(mask.sum()) == VOCABULARY.text_size + 1
+    states = grammar.advance(states, torch.tensor([5, 2, end]))
+    assert states.tolist() == [0, FINISHED, FINISHED]
+    assert grammar.replay(torch.tensor([[5, 5], [2, 9], [end, 9]])).tolist() == [0, FINISHED, FINISHED]
+
+
+@pytest.mark.parametrize("first_step", [0, 7])
+def test_in_hugging_face_generate(first_step: int) -> None:
+    model = build_model("llama", rows=VOCABULARY.total_size)
+    prompt = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    header = TEMPLATE.header(GRID)
+    assert len(header) == 7
+    prompt = torch.cat([prompt, torch.tensor(header[:first_step], dtype=torch.int64).expand(2, -1)], dim=1)
+    processor = GrammarLogitsProcessor(_video_grammar(), prompt.shape[1], first_step=first_step)
+    torch.manual_seed(0)
+    ids = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        logits_processor=LogitsProcessorList([processor]),
+        do_sample=True,
+        temperature=2.0,
+        top_k=0,
+        eos_token_id=VOCABULARY.close_id,
+        max_new_tokens=60,
+    )
+    assert ids.shape[1] == 3 + TEMPLATE.length(GRID)
+    for row in ids[:, 3:].tolist():
+        assert TEMPLATE.parse(row)[0] == GRID
+    with pytest.raises(ModelError, match="extend the model"):
+        processor(prompt, torch.zeros(2, 9))

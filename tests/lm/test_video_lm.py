@@ -1,0 +1,156 @@
+"""The whole object: prompts in, clips or text out, saved and loaded."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.lm.tiny import build_model, build_tokenizer
+from tokvid.errors import CheckpointError, ModelError
+from tokvid_lm import TextSegment, VideoLM, VideoSegment
+from tokvid_tokenizers import VideoCodec, load_codec
+
+SIZE: dict[str, Any] = {"num_frames": 5, "height": 16, "width": 24}
+CAT, DOG = [TextSegment("a cat")], [TextSegment("a dog that runs far away")]
+
+
+def _codes(clips: list[VideoSegment] | list[TextSegment]) -> torch.Tensor:
+    rows = [clip.codes for clip in clips if isinstance(clip, VideoSegment) and clip.codes is not None]
+    assert len(rows) == len(clips)
+    return torch.cat(rows)
+
+
+def test_clips_of_the_size_that_was_asked(video_lm: VideoLM) -> None:
+    clips = video_lm.generate([CAT, DOG], **SIZE, guidance_scale=2.0, num_return_sequences=2)
+    assert len(clips) == 4
+    for clip, caption in zip(clips, ["a cat"] * 2 + ["a dog that runs far away"] * 2, strict=True):
+        assert isinstance(clip, VideoSegment)
+        assert clip.codes is not None
+        assert clip.frames is not None
+        assert clip.codes.shape == (1, 1, 2, 2, 3)
+        assert clip.frames.shape == (1, 3, 5, 16, 24)
+        assert clip.caption == caption
+        with torch.no_grad():
+            assert torch.allclose(clip.frames, video_lm.codec.decode(clip.codes, num_frames=5), atol=1e-5)
+    assert len(torch.unique(_codes(clips), dim=0)) == 4
+
+
+def test_one_prompt_is_a_batch_of_one_and_batches_do_not_matter(video_lm: VideoLM) -> None:
+    assert torch.equal(_codes(video_lm.generate(CAT, **SIZE)), _codes(video_lm.generate([CAT], **SIZE)))
+    together = _codes(video_lm.generate([CAT, DOG, CAT], **SIZE, guidance_scale=3.0))
+    apart = _codes(video_lm.generate([CAT, DOG, CAT], **SIZE, guidance_scale=3.0, batch_size=2))
+    assert torch.equal(together, apart)
+    assert not torch.equal(together, _codes(video_lm.generate([CAT, DOG, CAT], **SIZE, guidance_scale=3.0, seed=1)))
+
+
+def test_the_prompt_may_hold_video_and_the_answer_may_be_text(video_lm: VideoLM) -> None:
+    clip = video_lm.generate(CAT, **SIZE)[0]
+    (text,) = video_lm.generate([TextSegment("what is this?"), clip], output="text", max_new_tokens=7)
+    assert isinstance(text, TextSegment)
+    again = video_lm.generate([clip, TextSegment("backwards")], **SIZE)
+    assert _codes(again).shape == (1, 1, 2, 2, 3)
+
+
+def test_greedy_text_is_what_hugging_face_writes(video_lm: VideoLM) -> None:
+    (answer,) = video_lm.generate(CAT, output="text", max_new_tokens=12, top_k=1)
+    assert isinstance(answer, TextSegment)
+    prompt = video_lm.encode_prompt(CAT)[None]
+    text_only = list(range(video_lm.vocabulary.text_size, video_lm.vocabulary.total_size))
+    ids = video_lm.model.generate(prompt, do_sample=False, max_new_tokens=12, suppress_tokens=text_only)
+    expected = video_lm.tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True)
+    assert answer.text == expected
+
+
+def test_saved_and_loaded_it_says_the_same(video_lm: VideoLM, tmp_path: Path) -> None:
+    folder = tmp_path / "lm"
+    video_lm.save_pretrained(folder)
+    video_lm.save_pretrained(folder)  # over its own kind
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lm"]
+    again = VideoLM.from_pretrained(folder)
+    wanted = _codes(video_lm.generate(CAT, **SIZE, guidance_scale=2.0))
+    assert torch.equal(_codes(again.generate(CAT, **SIZE, guidance_scale=2.0)), wanted)
+    assert next(VideoLM.from_pretrained(folder, dtype=torch.bfloat16).model.parameters()).dtype == torch.bfloat16
+
+
+def test_folders_that_are_not_ours_are_left_alone(video_lm: VideoLM, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="holds no VideoLM; choose another"):
+        video_lm.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_broken_folders_say_what_is_wrong(video_lm: VideoLM, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"video_lm.json is missing"):
+        VideoLM.from_pretrained(tmp_path)
+    folder = tmp_path / "lm"
+    video_lm.save_pretrained(folder)
+    path = folder / "video_lm.json"
+    facts = json.loads(path.read_text())
+    for change, message in (
+        ({"format_version": 2}, "format_version 2, this tokvid reads 1"),
+        ({"layout": "spiral"}, "layout 'spiral'"),
+        ({"template": "fancy"}, "unknown template 'fancy'"),
+    ):
+        path.write_text(json.dumps(facts | change))
+        with pytest.raises((CheckpointError, ModelError), match=message):
+            VideoLM.from_pretrained(folder)
+    path.write_text("{")
+    with pytest.raises(CheckpointError, match="is no JSON"):
+        VideoLM.from_pretrained(folder)
+    path.write_text(json.dumps(facts))
+    load_codec("preset:tiny", seed=9).save_pretrained(folder / "codec")
+    with pytest.raises(CheckpointError, match="but the model speaks tokvid-"):
+        VideoLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mode": "maskgit"}, "unknown mode 'maskgit': known: next_token"),
+        ({"output": "vidoe"}, "unknown output 'vidoe': did you mean 'video'"),
+        ({"height": 17}, "multiples of 8"),
+        ({"width": None}, "needs num_frames, height and width"),
+        ({"num_return_sequences": 0}, "at least 1"),
+        ({"temperature": 0}, "temperature must be above 0"),
+        ({"height": 128, "width": 128}, "the model's context has 256"),
+        ({"output": "text", "guidance_scale": 2.0}, "guidance_scale is for video"),
+        ({"prompts": "a cat"}, r"write \[TextSegment"),
+        ({"prompts": []}, "list of segments"),
+        ({"prompts": [[TextSegment("a")], TextSegment("b")]}, "mixes lists and TextSegment"),
+        ({"prompts": [TextSegment("long " * 60)]}, "shorten the prompt"),
+    ],
+)
+def test_what_it_cannot_do_raises(video_lm: VideoLM, change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"prompts": CAT, **SIZE} | change
+    with pytest.raises(ModelError, match=message):
+        video_lm.generate(**arguments)
+
+
+def test_parts_that_do_not_fit_together_raise(video_lm: VideoLM, codec: VideoCodec) -> None:
+    with pytest.raises(ModelError, match="extend the model"):
+        VideoLM(build_model("llama"), video_lm.tokenizer, video_lm.vocabulary, codec)
+    with pytest.raises(ModelError, match=r"has id None for <\|video\|>"):
+        VideoLM(video_lm.model, build_tokenizer(), video_lm.vocabulary, codec)
+    crowded = copy.deepcopy(video_lm.tokenizer)
+    crowded.add_tokens(["more"])
+    with pytest.raises(ModelError, match="'more' has id 274, which is the id of a code"):
+        VideoLM(video_lm.model, crowded, video_lm.vocabulary, codec)
+    with pytest.raises(ModelError, match="the codec 1 of 4096"):
+        VideoLM(video_lm.model, video_lm.tokenizer, video_lm.vocabulary, load_codec("preset:small"))
+
+
+def test_importing_the_package_costs_no_torch() -> None:
+    import tokvid_lm
+
+    code = "import sys, tokvid_lm; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    lm = Path(tokvid_lm.__file__).parents[1]
+    path = os.pathsep.join([str(lm), str(lm.parent), str(lm.parent / "tokenizers")])
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
