@@ -40,8 +40,7 @@ def check_frames(frames: Tensor, spatial_stride: int) -> None:
     height, width = frames.shape[-2:]
     if height % spatial_stride or width % spatial_stride:
         raise ShapeError(
-            f"height and width must be multiples of {spatial_stride}, got {height}x{width};"
-            " crop or pad the frames"
+            f"height and width must be multiples of {spatial_stride}, got {height}x{width}; crop or pad the frames"
         )
     low, high = frames.aminmax()
     if not (torch.isfinite(low) and torch.isfinite(high)):
