@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import DynamicCache
 
 from tests.lm.tiny import FAMILIES, build_model, build_vocabulary
 from tokvid.errors import ModelError
@@ -16,6 +17,7 @@ from tokvid_lm.grammar import Grammar
 from tokvid_lm.guidance import guide
 from tokvid_lm.layout import RasterLayout
 from tokvid_lm.noise import uniform
+from tokvid_lm.samplers.cache import reserve_cache
 from tokvid_lm.samplers.next_token import Sampling, _Stepper, draw, sample_next_token
 from tokvid_lm.templates import BareTemplate
 
@@ -213,3 +215,18 @@ def test_the_model_is_left_as_it_was() -> None:
         model, PROMPTS, _grammar(), Sampling(), num_steps=CODES, first_step=FIRST, autocast=torch.bfloat16
     )
     assert ids.shape == (3, CODES)
+
+
+def test_the_reserved_cache_holds_what_the_dynamic_one_holds() -> None:
+    config = build_model("llama").config
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = reserve_cache(config, 4), DynamicCache(config=config)
+    halved = reserve_cache(config, 4, stored_as=torch.bfloat16)
+    for length in (3, 1, 1, 5):  # beyond what was reserved
+        keys, values = torch.randn(2, 2, 4, length, 8, generator=generator)
+        expected = theirs.update(keys, values, 1)
+        for got, want in zip(ours.update(keys, values, 1), expected, strict=True):
+            assert torch.equal(got, want)
+        assert halved.update(keys, values, 1)[0].dtype == torch.bfloat16
+        assert torch.equal(halved.layers[1].values, expected[1].bfloat16())
+        assert ours.get_seq_length(1) == theirs.get_seq_length(1) == halved.get_seq_length(1)

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 
 class ReservedLayer(DynamicLayer):
-    """A ``DynamicLayer`` whose keys and values are views into buffers reserved for ``capacity`` positions."""
+    """A ``DynamicLayer`` whose keys and values are views into buffers reserved for ``capacity`` positions.
 
-    def __init__(self, capacity: int) -> None:
+    With ``stored_as`` they are held in that type, for autocast would cast the whole cache at every step.
+    """
+
+    def __init__(self, capacity: int, stored_as: torch.dtype | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
         self.capacity = capacity
+        self.stored_as = stored_as
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -41,7 +46,7 @@ class ReservedLayer(DynamicLayer):
         buffers = []
         for states, old in ((key_states, self.keys), (value_states, self.values)):
             rows, heads, _, size = states.shape
-            buffer = states.new_empty(rows, heads, capacity, size)
+            buffer = states.new_empty(rows, heads, capacity, size, dtype=self.stored_as)
             if held and old is not None:
                 buffer[..., :held, :] = old
             buffers.append(buffer)
@@ -49,8 +54,13 @@ class ReservedLayer(DynamicLayer):
         self.capacity = capacity
 
 
-def reserve_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
-    """An empty cache for one generation of at most ``capacity`` positions, prompt included."""
+def reserve_cache(config: PreTrainedConfig, capacity: int, *, stored_as: torch.dtype | None = None) -> DynamicCache:
+    """An empty cache for one generation of at most ``capacity`` positions, prompt included.
+
+    ``stored_as``: the type of autocast, if it is on.
+    """
     cache = DynamicCache(config=config)
-    cache.layers = [ReservedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [
+        ReservedLayer(capacity, stored_as) if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
     return cache

@@ -116,7 +116,7 @@ def sample_next_token(
     finished = torch.zeros(rows, dtype=torch.bool, device=device)
     emitted: list[Tensor] = []
     with _evaluating(model), _autocast(device, autocast):
-        stepper = _Stepper(model, both, num_steps, use_cache=use_cache)
+        stepper = _Stepper(model, both, num_steps, use_cache=use_cache, stored_as=autocast)
         ids: Tensor | None = None
         for step in range(num_steps):
             low, high, mask = grammar.columns(first_step + step)
@@ -151,7 +151,15 @@ def check_context(model: PreTrainedModel, length: int) -> None:
 class _Stepper:
     """Feeds left-padded rows to a model; holds the cache, the mask and the positions."""
 
-    def __init__(self, model: PreTrainedModel, prompts: Sequence[Tensor], num_steps: int, *, use_cache: bool) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Tensor],
+        num_steps: int,
+        *,
+        use_cache: bool,
+        stored_as: torch.dtype | None = None,
+    ) -> None:
         accepted = inspect.signature(model.forward).parameters
         if "past_key_values" not in accepted:
             raise ModelError(f"{type(model).__name__} has no key-value cache; tokvid cannot sample from it")
@@ -167,7 +175,7 @@ class _Stepper:
         self._ids, self._mask = self._ids.to(model.device), mask.to(model.device)
         self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
         self._seen = 0
-        self._cache = reserve_cache(model.config, longest + num_steps) if use_cache else None
+        self._cache = reserve_cache(model.config, longest + num_steps, stored_as=stored_as) if use_cache else None
 
     def step(self, ids: Tensor | None) -> Tensor:
         """The logits ``[rows, vocabulary]`` after the prompts (``ids`` None) or after one more id per row."""
