@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from tokvid.atomic import atomic_path
 from tokvid.config import from_mapping, to_mapping
-from tokvid.errors import CheckpointError, ModelError
+from tokvid.errors import CheckpointError, ConfigError, ShapeError
 from tokvid.frames import check_frames
-from tokvid.grid import Grid, check_num_frames, latent_frames
-from tokvid_tokenizers.codec_config import CodecConfig
+from tokvid.grid import Grid, check_num_frames
+from tokvid_tokenizers.codec_config import CodecConfig, check_format
 from tokvid_tokenizers.decoder import Decoder
 from tokvid_tokenizers.encoder import Encoder
 from tokvid_tokenizers.quantizers import QuantizerOutput, build_quantizer
@@ -83,22 +83,28 @@ class VideoCodec(nn.Module):
 
     def grid_for(self, num_frames: int, height: int, width: int) -> Grid:
         """The latent grid of ``num_frames`` frames of ``height`` by ``width`` pixels; raises off the stride."""
-        stride = self.spatial_stride
-        if height < 1 or width < 1 or height % stride or width % stride:
-            raise ModelError(f"height and width must be positive multiples of {stride}, got {height}x{width}")
-        return Grid(t=latent_frames(num_frames, self.temporal_stride), h=height // stride, w=width // stride)
+        return self.config.grid_for(num_frames, height, width)
 
     def encode_latents(self, frames: Tensor) -> Tensor:
-        """Continuous latents ``[B,D,t,h,w]`` of frames ``[B,3,T,H,W]``, before the quantizer."""
+        """Continuous latents ``[B,D,t,h,w]`` of frames ``[B,3,T,H,W]``, before the quantizer.
+
+        The frames have the type of the codec's weights; under autocast any type that autocast converts.
+        """
         check_frames(frames, self.spatial_stride)
+        self._check_type(frames)
         latents: Tensor = self.encoder(frames)
         return latents
 
     def decode_latents(self, latents: Tensor, num_frames: int | None = None) -> Tensor:
-        """Frames ``[B,3,T,H,W]`` of latents ``[B,D,t,h,w]``, not clipped; ``T = num_frames`` or all they hold."""
+        """Frames ``[B,3,T,H,W]`` of latents ``[B,D,t,h,w]``, not clipped; ``T = num_frames`` or all they hold.
+
+        Quantized latents are float32 also in a codec of another type, so they are brought to the type of the weights.
+        """
+        if latents.ndim != 5 or latents.shape[1] != self.quantizer.dim or 0 in latents.shape:
+            raise ShapeError(f"expected latents [B,{self.quantizer.dim},t,h,w], got {list(latents.shape)}")
         if num_frames is not None:
             check_num_frames(num_frames, latents.shape[2], self.temporal_stride)
-        frames: Tensor = self.decoder(latents)
+        frames: Tensor = self.decoder(latents.to(self.decoder.stem.weight.dtype))
         return frames[:, :, :num_frames]
 
     def encode(self, frames: Tensor) -> Tensor:
@@ -127,12 +133,21 @@ class VideoCodec(nn.Module):
         the first latents differ so little between positions that a scalar quantizer uses one or two of its levels.
         """
         latents = self.encode_latents(frames)
+        if latents[:, 0].numel() < 2:
+            raise ShapeError(f"frames {list(frames.shape)} make one latent; calibrate needs two positions or more")
         mean = latents.mean(dim=(0, 2, 3, 4))
         scale = latents.std(dim=(0, 2, 3, 4)).clamp_min(1e-4).reciprocal()
         head = self.encoder.head
         head.weight.mul_(scale[:, None, None, None])
         assert head.bias is not None
         head.bias.sub_(mean).mul_(scale)
+
+    def _check_type(self, frames: Tensor) -> None:
+        wanted, kind = self.encoder.head.weight.dtype, frames.device.type
+        # Autocast leaves float64 as it is.
+        casts = torch.is_autocast_enabled(kind) and frames.dtype != torch.float64
+        if frames.dtype != wanted and not casts:
+            raise ShapeError(f"the frames are {frames.dtype}, the codec's weights {wanted}: use frames.to({wanted})")
 
     def codebook_vectors(self) -> Tensor:
         """The codebook as float32 ``[codebook_size, D]``."""
@@ -173,7 +188,12 @@ def read_config(folder: Path) -> CodecConfig:
         raise CheckpointError(f"{path} is missing: this is no codec folder") from None
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON ({error})") from error
-    return from_mapping(CodecConfig, data, where=str(path))
+    try:
+        if isinstance(data, dict):
+            check_format(data)
+        return from_mapping(CodecConfig, data)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _load_exactly(codec: VideoCodec, tensors: dict[str, Tensor], path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from tokvid.errors import ConfigError
+from tokvid.errors import ConfigError, ModelError
+from tokvid.grid import Grid, latent_frames
 from tokvid_tokenizers.quantizers import FSQConfig
 
 FORMAT_VERSION = 1
@@ -28,9 +31,7 @@ class CodecConfig:
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
-            raise ConfigError(
-                f"this tokvid reads codec format {FORMAT_VERSION}, got {self.format_version}; update tokvid"
-            )
+            raise ConfigError(_other_format(self.format_version))
         if self.temporal_stride < 1 or self.patch < 1:
             raise ConfigError(f"strides must be positive, got {self.temporal_stride} and {self.patch}")
         if not self.channels or min(self.channels) < 8:
@@ -47,3 +48,21 @@ class CodecConfig:
     def spatial_stride(self) -> int:
         """Pixels of height and of width that make one cell."""
         return int(self.patch * 2 ** (len(self.channels) - 1))
+
+    def grid_for(self, num_frames: int, height: int, width: int) -> Grid:
+        """The latent grid of ``num_frames`` frames of ``height`` by ``width`` pixels; raises off the stride."""
+        stride = self.spatial_stride
+        if height < 1 or width < 1 or height % stride or width % stride:
+            raise ModelError(f"height and width must be positive multiples of {stride}, got {height}x{width}")
+        return Grid(t=latent_frames(num_frames, self.temporal_stride), h=height // stride, w=width // stride)
+
+
+def check_format(data: Mapping[str, Any]) -> None:
+    """Raise :class:`ConfigError` for a saved configuration of another format, before its new keys look like typos."""
+    found = data.get("format_version", FORMAT_VERSION)
+    if found != FORMAT_VERSION:
+        raise ConfigError(_other_format(found))
+
+
+def _other_format(found: object) -> str:
+    return f"this tokvid reads codec format {FORMAT_VERSION}, got {found}; update tokvid"

@@ -28,6 +28,9 @@ class FSQConfig:
     def __post_init__(self) -> None:
         if not self.levels or min(self.levels) < 3:
             raise ConfigError(f"fsq levels must be 3 or more each, got {list(self.levels)}")
+        if max(self.levels) > 1000:
+            # The bound is a thousandth wider than the levels, which from 1001 on is enough to round one level too far.
+            raise ConfigError(f"fsq levels must be at most 1000 each, got {list(self.levels)}")
         if math.prod(self.levels) > 2**24:
             # Codes are summed in float32, which counts exactly only to 2^24.
             raise ConfigError(f"fsq levels {list(self.levels)} give more than 2^24 codes; use fewer or smaller levels")
@@ -57,4 +60,7 @@ class FSQuantizer(Quantizer):
 
     def codebook_vectors(self) -> Tensor:
         """The implicit codebook, float32 ``[codebook_size, D]``, each channel in [-1, 1]."""
-        return torch.as_tensor(self.fsq.implicit_codebook, dtype=torch.float32)
+        # Computed, not the library's buffer: that one is rounded when the codec is cast to bf16.
+        codes = torch.arange(self.codebook_size, device=self.fsq.implicit_codebook.device)
+        vectors: Tensor = self.fsq.indices_to_codes(codes)
+        return vectors

@@ -1,0 +1,52 @@
+"""What the tests of the codecs share: codecs in which every layer acts, and pictures to feed them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tokvid_tokenizers import CodecConfig, VideoCodec, load_codec
+from tokvid_tokenizers.layers.residual import ResidualBlock
+from tokvid_tokenizers.quantizers import FSQConfig
+
+SMALLEST = CodecConfig(
+    patch=4, channels=(8,), encoder_blocks=(1,), decoder_blocks=(1,), quantizer=FSQConfig(levels=(5, 5, 3))
+)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Frames or latents, uniform in [-1, 1]."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def enliven(codec: VideoCodec, seed: int = 0) -> VideoCodec:
+    """Give the residual branches weights: they start at zero, and then no test sees how they look at other positions."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in codec.modules():
+            if isinstance(module, ResidualBlock):
+                fan_in = module.conv_out.weight[0].numel()
+                module.conv_out.weight.normal_(std=fan_in**-0.5, generator=generator)
+    codec.calibrate(noise(2, 3, 5, 32, 32, seed=seed))
+    return codec.eval()
+
+
+def lively_preset(name: str) -> VideoCodec:
+    """A preset in which every layer acts and the codes vary from position to position."""
+    return enliven(load_codec(f"preset:{name}"))
+
+
+def smallest_codec(seed: int = 0, config: CodecConfig = SMALLEST) -> VideoCodec:
+    """The smallest codec that has every part but a second resolution."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return enliven(VideoCodec(config), seed)
+
+
+def settled(codec: VideoCodec, latents: Tensor, margin: float = 1e-4) -> Tensor:
+    """Where ``latents`` [B,D,t,h,w] are so far from a rounding boundary that an error of ``margin`` keeps the codes.
+
+    Bool like the codes. Rounding is monotonic in each channel, so the two ends of the interval speak for all of it.
+    """
+    below, above = (codec.quantizer(latents + shift).codes for shift in (-margin, margin))
+    return torch.eq(below, above)
