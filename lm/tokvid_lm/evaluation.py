@@ -1,0 +1,228 @@
+"""How good a video language model is: its loss on held-out clips, and what an oracle sees in the clips it draws.
+
+Nothing here trains, and nothing here knows a recipe.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tokvid.data.sprites import parse_caption
+from tokvid.data.sprites.oracle import Oracle, Sight
+from tokvid.errors import ShapeError
+from tokvid.frames import to_pictures
+from tokvid_lm.collate import Documents
+from tokvid_lm.objectives.next_token import NextTokenObjective
+from tokvid_lm.segments import TextSegment, VideoSegment
+from tokvid_lm.video_lm import VideoLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeLosses:
+    """Nats per code: of the model on held-out clips, and of guessing from how common each code is in training."""
+
+    validation: float
+    unigram_entropy: float
+
+    @property
+    def share_below_unigram(self) -> float:
+        """How far the model is below guessing, in (-inf, 1]: 0 is no better, 1 knows every code."""
+        return 1.0 - self.validation / self.unigram_entropy if self.unigram_entropy else 0.0
+
+    def figures(self) -> dict[str, float]:
+        """For ``metrics.json``."""
+        return {
+            "validation_nats_per_code": self.validation,
+            "unigram_nats_per_code": self.unigram_entropy,
+            "share_below_unigram": self.share_below_unigram,
+        }
+
+
+@torch.no_grad()
+def validation_loss(
+    lm: VideoLM,
+    documents: Documents,
+    *,
+    objective: NextTokenObjective | None = None,
+    batch_size: int = 64,
+    autocast: torch.dtype | None = None,
+) -> float:
+    """Mean nats per code over all documents, captions given, in evaluation mode.
+
+    ``objective`` is the one of a model in training, whose forward answers with a loss.
+    """
+    if objective is None:
+        objective = NextTokenObjective(lm.model, code_offset=lm.vocabulary.code_offset)
+    device = lm.model.device
+    was_training = lm.model.training
+    lm.model.eval()
+    nats, count = 0.0, 0
+    try:
+        for start in range(0, len(documents), batch_size):
+            batch = documents.batch(range(start, min(start + batch_size, len(documents))))
+            with torch.autocast(device.type, autocast, enabled=autocast is not None):
+                parts = objective(**{name: tensor.to(device) for name, tensor in batch.items()})
+            nats += float(parts["code_nats"])
+            count += int(parts["code_count"])
+    finally:
+        lm.model.train(was_training)
+    return nats / count
+
+
+def unigram_entropy(codes: Tensor, codebook_size: int) -> float:
+    """Entropy in nats of how common each code is among ``codes`` ``[N,K,t,h,w]``, mean over the K codebooks."""
+    if codes.ndim != 5:
+        raise ShapeError(f"expected codes [N,K,t,h,w], got {list(codes.shape)}")
+    entropies = []
+    for codebook in codes.unbind(1):
+        share = torch.bincount(codebook.flatten().long(), minlength=codebook_size).double()
+        share = share[share > 0] / share.sum()
+        entropies.append(float(-(share * share.log()).sum()))
+    return sum(entropies) / len(entropies)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proportion:
+    """``right`` of ``count``, with a Wilson 95 % interval."""
+
+    right: int
+    count: int
+
+    @property
+    def share(self) -> float:
+        """right / count."""
+        return self.right / self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The Wilson score interval at 95 %, within [0, 1] (Wilson 1927)."""
+        z, n, p = 1.959964, self.count, self.share
+        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        reach = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, middle - reach), min(1.0, middle + reach)
+
+    def figures(self) -> dict[str, Any]:
+        """For ``metrics.json``."""
+        return {"share": self.share, "interval_95": list(self.interval), "right": self.right, "count": self.count}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JudgedClips:
+    """Clips drawn from captions: ``frames`` uint8 ``[N,T,H,W,3]`` and what the oracle says of each.
+
+    ``background`` counts only captions that name one. The seconds are those of drawing codes and frames.
+    """
+
+    captions: tuple[str, ...]
+    frames: npt.NDArray[np.uint8]
+    sights: tuple[Sight, ...]
+    verdicts: tuple[Verdict, ...]
+    seconds: float
+
+    @property
+    def proportions(self) -> dict[str, Proportion]:
+        """``sprite``, ``direction``, ``background`` (if any caption names one) and ``all``."""
+        named = [v.background for v in self.verdicts if v.background is not None]
+        columns = {
+            "sprite": [v.sprite for v in self.verdicts],
+            "direction": [v.direction for v in self.verdicts],
+            "all": [v.all for v in self.verdicts],
+        }
+        columns |= {"background": named} if named else {}
+        return {name: Proportion(right=sum(column), count=len(column)) for name, column in columns.items()}
+
+    def figures(self) -> dict[str, Any]:
+        """For ``metrics.json``."""
+        figures: dict[str, Any] = {name: part.figures() for name, part in self.proportions.items()}
+        return figures | {"clips": len(self.captions), "clips_per_second": len(self.captions) / self.seconds}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether a clip shows what its caption names; ``background`` is None where the caption names none.
+
+    ``sprite``: every named sprite is seen. ``direction``: every named motion is seen, of whatever sprite.
+    ``all``: each named sprite is seen with its own motion, over the named background.
+    """
+
+    sprite: bool
+    direction: bool
+    background: bool | None
+    all: bool
+
+
+def judge(caption: str, sight: Sight) -> Verdict:
+    """Compare what a caption names with what the oracle saw in a clip."""
+    facts = parse_caption(caption)
+    seen = Counter(found.sprite for found in sight.sprites)
+    motions = Counter(found.motion for found in sight.sprites)
+    together = Counter((found.sprite, found.motion) for found in sight.sprites)
+    sprite = Counter(name for name, _ in facts.sprites) <= seen
+    direction = Counter(motion for _, motion in facts.sprites if motion is not None) <= motions
+    pairs = Counter((name, motion) for name, motion in facts.sprites if motion is not None) <= together
+    background = None if facts.background is None else facts.background == sight.background
+    return Verdict(
+        sprite=sprite, direction=direction, background=background, all=sprite and pairs and background is not False
+    )
+
+
+def generate_and_judge(
+    lm: VideoLM,
+    captions: Sequence[str],
+    oracle: Oracle,
+    *,
+    num_frames: int,
+    height: int,
+    width: int,
+    guidance_scale: float = 1.0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    autocast: torch.dtype | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> JudgedClips:
+    """Draw one clip from each caption and let ``oracle`` look at it; sample n has the noise of (seed, n)."""
+    parts: list[npt.NDArray[np.uint8]] = []
+    start_time = time.perf_counter()
+    for start in range(0, len(captions), batch_size):
+        segments = lm.generate(
+            [[TextSegment(caption)] for caption in captions[start : start + batch_size]],
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            # Within a call samples are numbered from 0.
+            seed=seed + start,
+            batch_size=batch_size,
+            autocast=autocast,
+        )
+        for segment in segments:
+            assert isinstance(segment, VideoSegment) and segment.frames is not None
+            parts.append(to_pictures(segment.frames))
+        if progress is not None:
+            progress(len(parts), len(captions))
+    seconds = time.perf_counter() - start_time
+    frames = np.concatenate(parts)
+    sights = tuple(oracle.look(frames))
+    return JudgedClips(
+        captions=tuple(captions),
+        frames=frames,
+        sights=sights,
+        verdicts=tuple(judge(caption, sight) for caption, sight in zip(captions, sights, strict=True)),
+        seconds=seconds,
+    )

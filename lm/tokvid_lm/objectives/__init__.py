@@ -1,0 +1,1 @@
+"""What a video language model is trained to do."""

@@ -1,0 +1,196 @@
+"""``transformers.Trainer`` with our checkpoints, our log and our manners: it stops at NaN, and saves on Ctrl-C.
+
+It knows batches and losses, nothing of clips, captions or recipes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from tokvid.checkpoint import atomic_folder, keep_last, newest_valid, seal, step_folder
+from tokvid.errors import TrainingError
+from tokvid.training_log import TrainingLog, check_finite
+from tokvid_lm.training_config import LMTrainingConfig
+
+FACTS_FILE = "run.json"
+_SCRATCH = "checkpoint.tmp"
+_PARTS = ("code_nats", "text_nats", "code_count", "text_count")
+_BITS = 1.0 / 0.6931471805599453
+
+
+class LMTrainer(Trainer):
+    """The model's forward must be a :class:`~tokvid_lm.objectives.next_token.NextTokenObjective`.
+
+    ``validate(trainer)`` gives nats per code. ``facts`` goes into every checkpoint as :data:`FACTS_FILE`.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: LMTrainingConfig,
+        log: TrainingLog,
+        facts: Mapping[str, Any],
+        validate: Callable[[LMTrainer], float],
+        **trainer: Any,
+    ) -> None:
+        self.run_config = config
+        self.run_log = log
+        self.run_facts = facts
+        self.validate = validate
+        self.interrupted = False
+        self._parts: dict[str, Tensor] = {}
+        model: PreTrainedModel = trainer["model"]
+        use_cache = model.config.use_cache
+        super().__init__(**trainer, callbacks=[_Duties(self)])
+        # The Trainer switches the cache off in the configuration, which would be saved with the model.
+        model.config.use_cache = use_cache
+        self.remove_callback(PrinterCallback)
+        # Our loss is normalised by the number of labels in all the passes of a step.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+
+    @property
+    def output(self) -> Path:
+        """The run's folder."""
+        return self.run_log.folder
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """What the forward pass computes in."""
+        return torch.bfloat16 if self.args.bf16 else None
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Train to the last step; Ctrl-C finishes the step, saves, and raises KeyboardInterrupt with one line."""
+        with self._ctrl_c():
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self.interrupted and self.state.global_step < self.run_config.steps:
+            step = self.state.global_step
+            raise KeyboardInterrupt(
+                f"stopped at step {step}; {step_folder(self.output, step)} is saved, add --resume to go on"
+            )
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The loss of one forward pass; what the log wants is added up until the step ends."""
+        output = model(**inputs, num_items=num_items_in_batch)
+        loss = output["loss"]
+        check_finite(self.state.global_step + 1, {"loss": loss.detach()})
+        for name in _PARTS:
+            self._parts[name] = self._parts[name] + output[name] if name in self._parts else output[name]
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            # Gradients are averaged over devices, but the loss was divided by the labels of all of them.
+            loss = loss * self.accelerator.num_processes
+        return (loss, output) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: it would walk over all modules at every step."""
+        return 0
+
+    def take_parts(self) -> dict[str, float]:
+        """The sums of the losses' parts since the last call."""
+        parts = {name: float(value) for name, value in self._parts.items()}
+        self._parts = {}
+        return parts
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """The Trainer's files, under ``step-000123``, whole or not at all, sealed with a digest."""
+        step = self.state.global_step
+        if self.args.should_save and not all(bool(p.isfinite().all()) for p in model.parameters()):
+            raise TrainingError(
+                f"step {step}: a weight is no longer finite, although the loss was; the last checkpoint is untouched:"
+                " lower the learning rate and resume from it"
+            )
+        scratch = self.output / _SCRATCH
+        shutil.rmtree(scratch, ignore_errors=True)
+        self.args.output_dir = str(scratch)
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                with atomic_folder(step_folder(self.output, step)) as beside:
+                    for path in (scratch / f"checkpoint-{step}").iterdir():
+                        path.rename(beside / path.name)
+                    (beside / FACTS_FILE).write_text(json.dumps(self.run_facts, indent=2) + "\n", encoding="utf-8")
+                    seal(beside)
+                keep_last(self.output, self.run_config.keep_checkpoints)
+            self.accelerator.wait_for_everyone()
+        finally:
+            self.args.output_dir = str(self.output)
+            if self.args.should_save:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+    @contextmanager
+    def _ctrl_c(self) -> Iterator[None]:
+        """The first Ctrl-C only asks: a step cut in half could not be resumed exactly. The second one stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.getsignal(signal.SIGINT)
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self.interrupted:
+                signal.signal(signal.SIGINT, before)
+                newest = newest_valid(self.output).path
+                raise KeyboardInterrupt(f"stopped at once; {newest or 'no checkpoint'} is what is left of the run")
+            self.interrupted = True
+
+        signal.signal(signal.SIGINT, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+class _Duties(TrainerCallback):
+    """What is due at the end of a step: validation, the log, a checkpoint."""
+
+    def __init__(self, trainer: LMTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Log the step; ask for a checkpoint when it is time or the user wants to stop."""
+        trainer, config, step = self.trainer, self.trainer.run_config, state.global_step
+        parts = trainer.take_parts()
+        values = {"bits per code": parts["code_nats"] / max(1.0, parts["code_count"]) * _BITS}
+        if parts["text_count"]:
+            values["bits per text id"] = parts["text_nats"] / parts["text_count"] * _BITS
+        if step % config.validate_every == 0 and step < config.steps:
+            values["held-out bits per code"] = trainer.validate(trainer) * _BITS
+        if state.is_world_process_zero:
+            loss = (parts["code_nats"] + config.text_loss_weight * parts["text_nats"]) / max(
+                1.0, parts["code_count"] + parts["text_count"]
+            )
+            trainer.run_log.step(step, {"loss": loss}, values, amount=parts["code_count"] * args.world_size)
+        last = step >= config.steps
+        if not last and (step % config.checkpoint_every == 0 or trainer.interrupted):
+            control.should_save = True
+        if trainer.interrupted:
+            control.should_training_stop = True
+        return control

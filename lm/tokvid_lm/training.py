@@ -1,0 +1,259 @@
+"""Training a video language model with ``transformers.Trainer``: what is learned from, with which settings, and saved.
+
+The Trainer itself, its checkpoints and its log are in :mod:`tokvid_lm.trainer`. A run is a function of its recipe:
+interrupted and resumed it ends with the same weights as one that never stopped (same machine, same threads).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+
+from tokvid.atomic import write_text
+from tokvid.checkpoint import newest_valid
+from tokvid.config import to_mapping
+from tokvid.data.clips import ClipArray, ClipSource
+from tokvid.errors import CheckpointError, ConfigError
+from tokvid.optimizer import build_optimizer, warmup_then_linear
+from tokvid.runtime import bf16_is_fast, default_device, prepare
+from tokvid.training_log import TrainingLog
+from tokvid_lm.code_clips import CodedClips, Progress, code_clips
+from tokvid_lm.collate import Collator, Documents, SampleNumbers
+from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_loss
+from tokvid_lm.objectives.next_token import NextTokenObjective
+from tokvid_lm.text_tokenizer import train_text_tokenizer
+from tokvid_lm.trainer import FACTS_FILE, LMTrainer
+from tokvid_lm.training_config import LMRecipe, LMTrainingConfig, ScratchModelConfig
+from tokvid_lm.video_lm import VideoLM
+from tokvid_tokenizers import VideoCodec, load_codec
+
+LM_FOLDER = "lm"
+RECIPE_FILE = "recipe.json"
+# Parameters that touch ids, not hidden features: "embed_tokens", "lm_head" and what GPT-NeoX calls them.
+ADAM_NAMES = ("embed", "lm_head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedLM:
+    """A finished run: the model in evaluation mode, the folder it was saved in, and its losses on held-out clips."""
+
+    lm: VideoLM
+    folder: Path
+    losses: CodeLosses
+
+
+def train_lm(
+    recipe: LMRecipe,
+    clips: ClipArray | ClipSource,
+    held_out: ClipArray | ClipSource,
+    *,
+    codec: VideoCodec | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> TrainedLM:
+    """Encode the clips, build the model, train it, and save the :class:`VideoLM` in ``<output>/lm``.
+
+    ``codec`` spares loading ``recipe.codec``. ``progress(done, total)`` follows the encoding. With ``resume`` the run
+    goes on from its newest whole checkpoint, if there is one. Raises :class:`TrainingError` at a step whose loss is
+    not finite (the last checkpoint stays), and ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when
+    a checkpoint has been written.
+    """
+    prepare(recipe.seed)
+    codec = load_codec(recipe.codec) if codec is None else codec
+    codec.to(default_device())
+    coded = code_clips(codec, clips, progress=progress)
+    return train_on_codes(recipe, codec, coded, code_clips(codec, held_out), resume=resume)
+
+
+def train_on_codes(
+    recipe: LMRecipe, codec: VideoCodec, clips: CodedClips, held_out: CodedClips, *, resume: bool = False
+) -> TrainedLM:
+    """:func:`train_lm` on clips that are codes already."""
+    prepare(recipe.seed)
+    output = Path(recipe.output)
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
+    lm = build_lm(recipe, codec, clips.captions)
+    documents = Documents.build(lm.processor, clips)
+    held_out_documents = Documents.build(lm.processor, held_out)
+    positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    documents.check_context(positions)
+    held_out_documents.check_context(positions)
+    facts = _facts(recipe, codec, documents)
+    checkpoint = _checkpoint_to_resume(output, facts) if resume else None
+    bf16 = _wants_bf16(recipe.training) if checkpoint is None else _read_facts(checkpoint)["bf16"]
+    _train(recipe, lm, documents, held_out_documents, facts | {"bf16": bf16}, checkpoint)
+    lm.model.eval()
+    autocast = torch.bfloat16 if bf16 else None
+    losses = CodeLosses(
+        validation=validation_loss(lm, held_out_documents, batch_size=recipe.training.batch_size, autocast=autocast),
+        unigram_entropy=unigram_entropy(clips.codes, clips.codebook_size),
+    )
+    lm.save_pretrained(output / LM_FOLDER)
+    return TrainedLM(lm=lm, folder=output / LM_FOLDER, losses=losses)
+
+
+def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: tuple[str, ...]) -> VideoLM:
+    """The model of a recipe before its first step, in float32; the same for the same seed and captions."""
+    model = recipe.model
+    if not isinstance(model, ScratchModelConfig):
+        lm = VideoLM.extend(model.name, codec=codec, seed=recipe.seed)
+        lm.model.float()
+        return lm
+    tokenizer = train_text_tokenizer(captions, model.text_vocab_size)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=model.num_heads,
+        num_key_value_heads=model.num_kv_heads,
+        max_position_embeddings=model.max_positions,
+        tie_word_embeddings=model.tie_embeddings,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(recipe.seed)
+    return VideoLM.extend(LlamaForCausalLM(config), codec=codec, tokenizer=tokenizer, seed=recipe.seed)
+
+
+def _train(
+    recipe: LMRecipe,
+    lm: VideoLM,
+    documents: Documents,
+    held_out: Documents,
+    facts: dict[str, Any],
+    checkpoint: Path | None,
+) -> None:
+    config = recipe.training
+    arguments = _arguments(recipe, bf16=facts["bf16"])
+    samples = config.steps * config.batch_size * config.gradient_accumulation * arguments.world_size
+    lm.to(arguments.device).model.train()
+    optimizer = build_optimizer(config.optimizer, lm.model, adam_names=ADAM_NAMES)
+    objective = NextTokenObjective(lm.model, code_offset=lm.vocabulary.code_offset, text_weight=config.text_loss_weight)
+    start = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
+    log = TrainingLog(
+        recipe.output, config.steps, "codes/s", start_step=start, title="language model", every=config.log_every
+    )
+    with objective.as_forward():
+        trainer = LMTrainer(
+            model=lm.model,
+            args=arguments,
+            train_dataset=SampleNumbers(samples),
+            data_collator=Collator(
+                documents,
+                seed=recipe.seed,
+                prompt_drop=config.prompt_drop,
+                score_text=config.text_loss_weight > 0,
+            ),
+            optimizers=(optimizer, LambdaLR(optimizer, lambda step: learning_rate_share(config, step))),
+            config=config,
+            log=log,
+            facts=facts,
+            validate=lambda trainer: validation_loss(
+                lm, held_out, objective=objective, batch_size=config.batch_size, autocast=trainer.autocast_dtype
+            ),
+        )
+        with log:
+            trainer.run(checkpoint)
+
+
+def learning_rate_share(config: LMTrainingConfig, step: int) -> float:
+    """The share of the learning rate at ``step`` (from 0); zero from the last step on."""
+    if step >= config.steps:
+        return 0.0
+    if config.schedule == "linear" or step < config.warmup_steps:
+        return warmup_then_linear(step, warmup_steps=config.warmup_steps, steps=config.steps)
+    done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def _arguments(recipe: LMRecipe, *, bf16: bool) -> TrainingArguments:
+    """The Trainer's settings; saving, logging and validation are ours (see :class:`LMTrainer`)."""
+    config = recipe.training
+    return TrainingArguments(
+        output_dir=recipe.output,
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        max_grad_norm=config.gradient_clip,
+        train_sampling_strategy="sequential",
+        use_cpu=default_device().type == "cpu",
+        bf16=bf16,
+        seed=recipe.seed,
+        deepspeed=_deepspeed(config),
+        save_strategy="no",
+        logging_strategy="no",
+        eval_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        dataloader_num_workers=0,
+    )
+
+
+def _deepspeed(config: LMTrainingConfig) -> dict[str, Any] | None:
+    if config.deepspeed is None:
+        return None
+    path = Path(config.deepspeed)
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"training.deepspeed: cannot read {path} as JSON: {error}") from error
+    if settings.get("zero_optimization", {}).get("stage", 0) == 3:
+        raise ConfigError(f"{path}: ZeRO stage 3 scatters the model that is saved at the end; use stage 2 or less")
+    if "gradient_clipping" not in settings:
+        # DeepSpeed would clip at 1.0 whatever the recipe says.
+        raise ConfigError(f'{path}: write "gradient_clipping": "auto" (the recipe\'s value), DeepSpeed\'s own is 1.0')
+    return settings
+
+
+def _wants_bf16(config: LMTrainingConfig) -> bool:
+    return config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast())
+
+
+def _facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict[str, Any]:
+    """What a checkpoint must agree with: the data, and the recipe but for where and how often it writes."""
+    facts = to_mapping(recipe)
+    quiet = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
+    facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
+    kept = {name: value for name, value in facts.items() if name not in ("output", "codec", "evaluation")}
+    digest = hashlib.sha256(documents.codes.tobytes() + documents.captions.tobytes()).hexdigest()
+    plain: dict[str, Any] = json.loads(json.dumps(kept | {"codec_id": codec.codec_id, "documents": digest}))
+    return plain
+
+
+def _checkpoint_to_resume(output: Path, facts: dict[str, Any]) -> Path | None:
+    newest = newest_valid(output)
+    for torn in newest.torn:
+        print(f"passed over {torn}: it is torn")
+    if newest.path is None:
+        return None
+    saved = _read_facts(newest.path)
+    wrong = sorted(name for name in facts if saved.get(name) != facts[name])
+    if wrong:
+        raise CheckpointError(
+            f"{newest.path} was trained with another {wrong[0]}: give this run another output folder,"
+            " or remove that one"
+        )
+    return newest.path
+
+
+def _read_facts(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / FACTS_FILE
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint} is no checkpoint of a language model: {error}") from error
+    return facts

@@ -1,0 +1,144 @@
+"""What a language model recipe holds: the data, the codec, the model, how it is trained and how it is judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tokvid.data.clips import DataConfig, SpriteDataConfig
+from tokvid.errors import ConfigError
+from tokvid.optimizer import AdamWConfig, OptimizerConfig
+from tokvid_lm.samplers.next_token import Sampling
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScratchModelConfig:
+    """A small Llama with random weights, and a text tokenizer of ``text_vocab_size`` ids trained on the captions."""
+
+    kind: Literal["scratch"] = "scratch"
+    hidden_size: int = 256
+    num_layers: int = 6
+    num_heads: int = 4
+    num_kv_heads: int = 4
+    intermediate_size: int = 704
+    max_positions: int = 512
+    text_vocab_size: int = 1024
+    tie_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size", "max_positions"):
+            _at_least(self, name, 1)
+        if self.hidden_size % (2 * self.num_heads):
+            raise ConfigError(
+                f"hidden_size must be a multiple of 2*num_heads, got {self.hidden_size} and {self.num_heads}"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"num_heads must be a multiple of num_kv_heads, got {self.num_heads}, {self.num_kv_heads}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedModelConfig:
+    """Any causal language model of transformers with its text tokenizer, by Hub name or folder."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    name: str
+
+
+ModelConfig = ScratchModelConfig | PretrainedModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LMTrainingConfig:
+    """Every schedule counts steps (optimizer updates), never minutes.
+
+    Learning rates rise linearly over ``warmup_steps`` and then fall to zero at ``steps``, along a line or a cosine.
+    ``batch_size`` documents a device and forward pass, ``gradient_accumulation`` passes a step. ``prompt_drop`` is the
+    share of documents that lose their caption, which guidance needs. ``text_loss_weight`` is what predicting a
+    caption's ids counts against a code; 0 scores codes alone. ``precision: auto`` takes bf16 where the machine is
+    clearly faster in it. ``deepspeed`` is the path of a DeepSpeed JSON (ZeRO 0 to 2).
+    """
+
+    steps: int = 2000
+    batch_size: int = 32
+    gradient_accumulation: int = 1
+    optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
+    warmup_steps: int = 100
+    schedule: Literal["linear", "cosine"] = "linear"
+    gradient_clip: float = 1.0
+    precision: Precision = "auto"
+    prompt_drop: float = 0.1
+    text_loss_weight: float = 0.0
+    log_every: int = 10
+    validate_every: int = 500
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    deepspeed: str | None = None
+
+    def __post_init__(self) -> None:
+        positive = ("steps", "batch_size", "gradient_accumulation", "log_every", "validate_every", "checkpoint_every")
+        for name in (*positive, "keep_checkpoints"):
+            _at_least(self, name, 1)
+        if not self.gradient_clip > 0:
+            raise ConfigError(f"gradient_clip must be positive, got {self.gradient_clip}")
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ConfigError(f"warmup_steps must be less than steps ({self.steps}), got {self.warmup_steps}")
+        if not 0 <= self.prompt_drop <= 1:
+            raise ConfigError(f"prompt_drop is a share in [0, 1], got {self.prompt_drop}")
+        if not 0 <= self.text_loss_weight < float("inf"):
+            raise ConfigError(f"text_loss_weight must not be negative, got {self.text_loss_weight}")
+        if self.deepspeed is not None and self.optimizer.kind == "muon":
+            raise ConfigError("DeepSpeed cuts parameters into pieces and Muon needs whole matrices: use adamw with it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LMEvaluationConfig:
+    """How clips are generated to be judged: so many, from held-out captions, ``batch_size`` at a time."""
+
+    clips: int = 256
+    guidance_scale: float = 1.0
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        _at_least(self, "clips", 1)
+        _at_least(self, "batch_size", 1)
+        self.sampling(0)
+
+    def sampling(self, seed: int) -> Sampling:
+        """These settings as the sampler takes them; raises ModelError for an impossible one."""
+        return Sampling(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            guidance_scale=self.guidance_scale,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LMRecipe:
+    """A complete run. ``codec`` is a trained codec's folder; ``output`` gets ``lm/``, ``log.jsonl`` and checkpoints.
+
+    What is learned of a clip is its caption and its codes, so ``data`` must suit the codec's strides.
+    """
+
+    task: Literal["lm"] = "lm"
+    seed: int = 0
+    output: str
+    data: DataConfig = field(default_factory=SpriteDataConfig)
+    codec: str
+    model: ModelConfig = field(default_factory=ScratchModelConfig)
+    training: LMTrainingConfig = field(default_factory=LMTrainingConfig)
+    evaluation: LMEvaluationConfig = field(default_factory=LMEvaluationConfig)
+
+
+def _at_least(config: object, name: str, least: int) -> None:
+    value = getattr(config, name)
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")
