@@ -9,10 +9,12 @@ holds both rules, so that schedules, checkpoints and the Trainer see a single op
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+from tokvid.errors import ConfigError, did_you_mean
 
 Rule = Literal["muon", "adam"]
 
@@ -54,6 +56,16 @@ class Muon(torch.optim.Optimizer):
             "rule": "muon",
         }
         super().__init__(groups, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; :class:`ConfigError` for an unknown rule and for a vector under Muon."""
+        rule = param_group.get("rule", self.defaults["rule"])
+        if rule not in get_args(Rule):
+            raise ConfigError(f"unknown rule {rule!r} of a parameter group: {did_you_mean(str(rule), get_args(Rule))}")
+        super().add_param_group(param_group)
+        if rule == "muon" and any(parameter.ndim < 2 for parameter in self.param_groups[-1]["params"]):
+            del self.param_groups[-1]
+            raise ConfigError("Muon takes matrices and convolutions; give vectors a group with the rule 'adam'")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -20,7 +20,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def enliven(codec: VideoCodec, seed: int = 0) -> VideoCodec:
-    """Give the residual branches weights: they start at zero, and then no test sees how they look at other positions."""
+    """Give the residual branches weights: they start at zero, where no test sees what they look at."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in codec.modules():
