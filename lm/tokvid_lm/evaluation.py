@@ -23,6 +23,7 @@ from tokvid.errors import ShapeError
 from tokvid.frames import to_pictures
 from tokvid_lm.collate import Documents
 from tokvid_lm.objectives.next_token import NextTokenObjective
+from tokvid_lm.samplers.next_token import Sampling
 from tokvid_lm.segments import TextSegment, VideoSegment
 from tokvid_lm.video_lm import VideoLM
 
@@ -117,17 +118,23 @@ class Proportion:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class JudgedClips:
-    """Clips drawn from captions: ``frames`` uint8 ``[N,T,H,W,3]`` and what the oracle says of each.
-
-    ``background`` counts only captions that name one. The seconds are those of drawing codes and frames.
-    """
+class DrawnClips:
+    """Clips uint8 ``[N,T,H,W,3]`` drawn from ``captions``, and the seconds it took."""
 
     captions: tuple[str, ...]
     frames: npt.NDArray[np.uint8]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedClips:
+    """What the oracle saw in each clip, and whether that is what the caption names.
+
+    ``background`` counts only captions that name one.
+    """
+
     sights: tuple[Sight, ...]
     verdicts: tuple[Verdict, ...]
-    seconds: float
 
     @property
     def proportions(self) -> dict[str, Proportion]:
@@ -143,8 +150,7 @@ class JudgedClips:
 
     def figures(self) -> dict[str, Any]:
         """For ``metrics.json``."""
-        figures: dict[str, Any] = {name: part.figures() for name, part in self.proportions.items()}
-        return figures | {"clips": len(self.captions), "clips_per_second": len(self.captions) / self.seconds}
+        return {name: part.figures() for name, part in self.proportions.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,53 +182,41 @@ def judge(caption: str, sight: Sight) -> Verdict:
     )
 
 
-def generate_and_judge(
+def draw_clips(
     lm: VideoLM,
     captions: Sequence[str],
-    oracle: Oracle,
+    sampling: Sampling,
     *,
     num_frames: int,
     height: int,
     width: int,
-    guidance_scale: float = 1.0,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
     batch_size: int = 64,
-    seed: int = 0,
     autocast: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> JudgedClips:
-    """Draw one clip from each caption and let ``oracle`` look at it; sample n has the noise of (seed, n)."""
-    parts: list[npt.NDArray[np.uint8]] = []
-    start_time = time.perf_counter()
-    for start in range(0, len(captions), batch_size):
-        segments = lm.generate(
-            [[TextSegment(caption)] for caption in captions[start : start + batch_size]],
-            num_frames=num_frames,
-            height=height,
-            width=width,
-            guidance_scale=guidance_scale,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            # Within a call samples are numbered from 0.
-            seed=seed + start,
-            batch_size=batch_size,
-            autocast=autocast,
-        )
-        for segment in segments:
-            assert isinstance(segment, VideoSegment) and segment.frames is not None
-            parts.append(to_pictures(segment.frames))
-        if progress is not None:
-            progress(len(parts), len(captions))
-    seconds = time.perf_counter() - start_time
-    frames = np.concatenate(parts)
-    sights = tuple(oracle.look(frames))
-    return JudgedClips(
-        captions=tuple(captions),
-        frames=frames,
-        sights=sights,
-        verdicts=tuple(judge(caption, sight) for caption, sight in zip(captions, sights, strict=True)),
-        seconds=seconds,
+) -> DrawnClips:
+    """Draw one clip from each caption; sample n has the noise of (seed, n), whatever the batch size."""
+    start = time.perf_counter()
+    segments = lm.generate(
+        [[TextSegment(caption)] for caption in captions],
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        guidance_scale=sampling.guidance_scale,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        batch_size=batch_size,
+        autocast=autocast,
+        progress=progress,
     )
+    frames = [segment.frames for segment in segments if isinstance(segment, VideoSegment)]
+    pictures = np.concatenate([to_pictures(frame) for frame in frames if frame is not None])
+    return DrawnClips(captions=tuple(captions), frames=pictures, seconds=time.perf_counter() - start)
+
+
+def judge_clips(oracle: Oracle, captions: Sequence[str], frames: npt.NDArray[np.uint8]) -> JudgedClips:
+    """Let ``oracle`` look at clips uint8 ``[N,T,H,W,3]`` and compare with what their captions name."""
+    sights = tuple(oracle.look(frames))
+    verdicts = tuple(judge(caption, sight) for caption, sight in zip(captions, sights, strict=True))
+    return JudgedClips(sights=sights, verdicts=verdicts)

@@ -7,7 +7,7 @@ The folder it is saved in is first of all a plain Hugging Face model. How ids ar
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,7 @@ class VideoLM:
         max_new_tokens: int = 128,
         batch_size: int = 64,
         autocast: torch.dtype | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> list[VideoSegment] | list[TextSegment]:
         """Answer each prompt (a list of segments, or a list of such lists) ``num_return_sequences`` times.
 
@@ -156,6 +157,7 @@ class VideoLM:
         answers hold codes ``[1,K,t,h,w]`` and frames ``[1,3,T,H,W]``, on the CPU, in the order of the prompts. For
         text: at most ``max_new_tokens`` ids. At most ``batch_size`` rows run together (twice as many with
         guidance); a sample is the same in any batch. ``autocast`` computes in that type (bfloat16, say).
+        ``progress(done, total)`` follows the clips whose codes are drawn.
         Raises :class:`ModelError` for what the model cannot do.
         """
         if mode not in MODES:
@@ -176,7 +178,7 @@ class VideoLM:
                 f"generating video needs num_frames, height and width, got {num_frames}, {height}, {width}"
             )
         grid = self.codec.grid_for(num_frames, height, width)
-        codes = self._generate_codes(batch, sampling, grid, num_return_sequences, batch_size, autocast)
+        codes = self._generate_codes(batch, sampling, grid, num_return_sequences, batch_size, autocast, progress)
         return [
             VideoSegment(
                 codes=codes[row : row + 1],
@@ -195,6 +197,7 @@ class VideoLM:
         copies: int,
         batch_size: int,
         autocast: torch.dtype | None,
+        progress: Callable[[int, int], None] | None,
     ) -> Tensor:
         """Codes ``[prompts*copies,K,t,h,w]``. Header and end are forced, so they are written, not sampled."""
         grammar = Grammar.video(self.vocabulary, self.template, self.layout, grid)
@@ -218,6 +221,8 @@ class VideoLM:
                 autocast=autocast,
             )
             parts.append(self.processor.decode_codes(ids.cpu(), grid))
+            if progress is not None:
+                progress(start + len(chunk), len(prompts))
         return torch.cat(parts)
 
     def _generate_text(

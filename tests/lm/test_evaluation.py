@@ -1,0 +1,109 @@
+"""Losses in nats, and verdicts on clips whose truth is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tokvid.data.sprites import SpriteWorld, SpriteWorldConfig
+from tokvid.data.sprites.oracle import Oracle, SeenSprite, Sight
+from tokvid_lm import VideoLM
+from tokvid_lm.code_clips import CodedClips
+from tokvid_lm.collate import Documents
+from tokvid_lm.evaluation import (
+    CodeLosses,
+    DrawnClips,
+    Proportion,
+    draw_clips,
+    judge,
+    judge_clips,
+    unigram_entropy,
+    validation_loss,
+)
+from tokvid_lm.samplers.next_token import Sampling
+
+SIGHT = Sight(
+    sprites=(SeenSprite("apple", "left", 0.9), SeenSprite("car", "up", 0.8)),
+    background="grass",
+)
+
+
+def test_the_unigram_entropy_is_the_mean_over_codebooks() -> None:
+    codes = torch.zeros(8, 2, 1, 1, 1, dtype=torch.int16)
+    codes[:, 1, 0, 0, 0] = torch.arange(8)
+    assert unigram_entropy(codes, 64) == pytest.approx(math.log(8) / 2)
+    losses = CodeLosses(validation=1.0, unigram_entropy=4.0)
+    assert losses.figures()["share_below_unigram"] == 0.75
+
+
+def test_the_validation_loss_is_the_mean_over_codes_in_any_batch(video_lm: VideoLM) -> None:
+    codes = torch.randint(0, video_lm.codec.codebook_size, (5, 1, 2, 2, 2), dtype=torch.int16)
+    captions = ("a cat", "", "a ghost moves left", "b", "the car stays")
+    clips = CodedClips(codes=codes, captions=captions, num_frames=5, height=16, width=16, codebook_size=1000)
+    documents = Documents.build(video_lm.processor, clips)
+    expected = []
+    with torch.no_grad():
+        for number in range(5):
+            ids = torch.from_numpy(documents.ids(number)).long()
+            losses = F.cross_entropy(video_lm.model(ids[None]).logits[0, :-1], ids[1:], reduction="none")
+            expected.append(losses[ids[1:] >= video_lm.vocabulary.code_offset])
+    mean = float(torch.cat(expected).mean())
+    assert validation_loss(video_lm, documents, batch_size=5) == pytest.approx(mean, rel=1e-5)
+    assert validation_loss(video_lm, documents, batch_size=2) == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("caption", "sprite", "direction", "background", "everything"),
+    [
+        ("an apple moves left", True, True, None, True),
+        ("an apple moves left on grass", True, True, True, True),
+        ("an apple moves left over sand", True, True, False, False),
+        ("a lion moves left", False, True, None, False),
+        ("an apple moves right", True, False, None, False),
+        ("an apple moves left and a car goes up", True, True, None, True),
+        ("an apple moves up and a car goes left", True, True, None, False),
+        ("an apple moves left and a lion goes left", False, False, None, False),
+        ("an apple", True, True, None, True),
+    ],
+)
+def test_a_clip_is_right_when_all_that_its_caption_names_is_right(
+    caption: str, sprite: bool, direction: bool, background: bool | None, everything: bool
+) -> None:
+    verdict = judge(caption, SIGHT)
+    assert (verdict.sprite, verdict.direction, verdict.background, verdict.all) == (
+        sprite,
+        direction,
+        background,
+        everything,
+    )
+
+
+def test_rendered_clips_are_judged_right() -> None:
+    config = SpriteWorldConfig()
+    frames, captions = SpriteWorld(config).render_many(range(8), "held_out")
+    judged = judge_clips(Oracle(config), captions, frames)
+    assert judged.proportions["all"].right == 8
+    assert judged.figures()["sprite"]["interval_95"][0] == pytest.approx(0.6756, abs=1e-3)
+
+
+def test_wilson_intervals() -> None:
+    assert Proportion(right=0, count=10).interval == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert Proportion(right=50, count=100).interval == pytest.approx((0.4038, 0.5962), abs=1e-4)
+
+
+def test_clips_are_drawn_the_same_in_any_batch_and_judged(video_lm: VideoLM) -> None:
+    captions = ["a lion moves left", "a ghost stays still", "an apple flies up"]
+
+    def draw(batch_size: int) -> DrawnClips:
+        return draw_clips(
+            video_lm, captions, Sampling(top_k=50), num_frames=5, height=16, width=16, batch_size=batch_size
+        )
+
+    drawn = draw(3)
+    assert drawn.frames.shape == (3, 5, 16, 16, 3)
+    assert (draw(2).frames == drawn.frames).all()
+    judged = judge_clips(Oracle(SpriteWorldConfig(size=(16, 16), num_frames=5)), captions, drawn.frames)
+    assert [len(judged.verdicts), len(judged.sights), judged.proportions["sprite"].count] == [3, 3, 3]
