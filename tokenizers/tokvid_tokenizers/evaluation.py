@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,10 @@ class CodecEvaluation:
     codebook_usage: float
     perplexity: float
     unigram_entropy_bits: float
+
+    def figures(self) -> dict[str, float]:
+        """The figures without the list of single clips, for tables and JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "psnr_each"}
 
 
 def reconstruct(

@@ -37,6 +37,9 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "recipes": Verb("tokvid.cli.recipes", "list, show or copy the run configurations that come with tokvid"),
+    "demo": Verb("tokvid.cli.demo", "train a codec and a language model from nothing and show what they draw"),
+    "train": Verb("tokvid.cli.train", "train what a recipe describes", overrides=True),
+    "generate": Verb("tokvid.cli.generate", "draw a video from a caption"),
     "info": Verb("tokvid.cli.info", "what this machine can do, or what a video file holds"),
 }
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
+from tokvid.cli.demo_run import load_splits
 from tokvid.cli.progress import counted
 from tokvid.errors import ConfigError, did_you_mean
 from tokvid.recipe import load_recipe
@@ -31,10 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     task = data.get("task")
     if task not in TASKS:
         raise ConfigError(f"'task' is {task!r}: {did_you_mean(str(task), TASKS)}")
-    if task == "codec":
-        figures = _codec(data, resume=arguments.resume)
-    else:
-        figures = _lm(data, resume=arguments.resume)
+    figures = _codec(data, resume=arguments.resume) if task == "codec" else _lm(data, resume=arguments.resume)
     print(json.dumps(figures, indent=2))
     return 0
 
@@ -48,3 +45,14 @@ def _codec(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     trained = train_codec(recipe, *load_splits(recipe.data), resume=resume)
     figures: dict[str, Any] = {"codec": str(trained.folder), **trained.evaluation.figures()}
     return figures
+
+
+def _lm(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+    from tokvid.config import from_mapping
+    from tokvid_lm.training import train_lm
+    from tokvid_lm.training_config import LMRecipe
+
+    recipe = from_mapping(LMRecipe, data)
+    with counted("encoding") as progress:
+        trained = train_lm(recipe, *load_splits(recipe.data), resume=resume, progress=progress)
+    return {"model": str(trained.folder), **trained.losses.figures()}

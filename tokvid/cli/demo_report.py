@@ -1,0 +1,110 @@
+"""What a demo leaves to look at: one page, one picture, and mp4 files with their provenance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from tokvid.atomic import atomic_path
+from tokvid.report.page import Card, Report
+from tokvid.report.pictures import animated, contact_sheet, side_by_side
+from tokvid.report.plots import line_plot, usage_plot
+from tokvid.training_log import read_log
+from tokvid.video import Video, write_video
+
+if TYPE_CHECKING:
+    from tokvid.cli.demo_run import Demo
+
+RECONSTRUCTIONS = 12
+GENERATED = 24
+SHEET_CLIPS = 8
+MP4_CLIPS = 16
+SHEET_FRAMES = 9
+
+
+def write_report(demo: Demo, seconds: dict[str, float]) -> list[Path]:
+    """Write ``report.html``, ``sheet.png`` and ``generated/*.mp4``; returns the first two and the folder."""
+    return [_page(demo, seconds).save(demo.output / "report.html"), _sheet(demo), _videos(demo)]
+
+
+def _page(demo: Demo, seconds: dict[str, float]) -> Report:
+    fps = demo.held_out.fps
+    report = Report("tokvid demo", "A video codec and a language model that speaks its codes, trained from nothing.")
+    report.figures(demo.figures)
+    report.section(
+        "Generated from captions",
+        "Captions of held-out clips, drawn by the language model. The verdict is the oracle's, from the pictures alone."
+        if demo.generation.judged is not None
+        else "Captions of held-out clips, drawn by the language model.",
+    )
+    report.cards(_generated_cards(demo, fps))
+    report.section("Reconstructions", "Held-out clips on the left, what is left of them after the codec on the right.")
+    pairs = zip(demo.held_out.frames[:RECONSTRUCTIONS], demo.reconstructions[:RECONSTRUCTIONS], strict=True)
+    captions = demo.held_out.captions
+    report.cards([Card(uri=animated(side_by_side(*p), fps), caption=c) for p, c in zip(pairs, captions, strict=False)])
+    report.section("Training")
+    report.plots(*_curves(demo), usage_plot(demo.code_counts))
+    report.section("Time")
+    report.table(("stage", "seconds"), [(name, round(value, 1)) for name, value in seconds.items()])
+    report.facts(demo.facts, "Versions, seeds and figures")
+    return report
+
+
+def _generated_cards(demo: Demo, fps: float) -> list[Card]:
+    cards = []
+    for number, clip in enumerate(demo.generation.clips[:GENERATED]):
+        judged = demo.generation.judged[number] if demo.generation.judged is not None else None
+        cards.append(
+            Card(
+                uri=animated(clip, fps),
+                caption=demo.generation.prompts[number],
+                verdict=None if judged is None else judged.right,
+                detail="" if judged is None else f"seen: {judged.seen}",
+            )
+        )
+    return cards
+
+
+def _curves(demo: Demo) -> list[str]:
+    """PSNR of the codec and loss of the language model over steps, training and held out."""
+    codec, lm = (read_log(demo.output / name / "log.jsonl") for name in ("codec", "lm"))
+    return [
+        line_plot(
+            {"training": _series(codec, "psnr"), "held out": _series(codec, "held_out_psnr")},
+            "codec",
+            ylabel="PSNR (dB)",
+        ),
+        line_plot(
+            {"training": _series(lm, "loss"), "held out": _series(lm, "held_out_loss")},
+            "language model",
+            ylabel="nats a code",
+        ),
+    ]
+
+
+def _series(lines: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    return [(float(line["step"]), float(line[name])) for line in lines if name in line]
+
+
+def _sheet(demo: Demo) -> Path:
+    """One PNG: generated clips, a row each, under their captions."""
+    path = demo.output / "sheet.png"
+    clips = demo.generation.clips[:SHEET_CLIPS]
+    shown = np.linspace(0, clips.shape[1] - 1, min(SHEET_FRAMES, clips.shape[1])).round().astype(int)
+    scale = max(1, 96 // clips.shape[2])
+    with atomic_path(path) as beside:
+        picture = contact_sheet([clip[shown] for clip in clips], demo.generation.prompts[:SHEET_CLIPS], scale=scale)
+        Image.fromarray(picture).save(beside, "PNG")
+    return path
+
+
+def _videos(demo: Demo) -> Path:
+    folder = demo.output / "generated"
+    for number, clip in enumerate(demo.generation.clips[:MP4_CLIPS]):
+        metadata = {"tokvid": json.dumps({"caption": demo.generation.prompts[number], **demo.facts["provenance"]})}
+        write_video(folder / f"{number:02d}.mp4", Video(frames=clip, fps=demo.held_out.fps), metadata=metadata)
+    return folder

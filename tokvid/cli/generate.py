@@ -1,0 +1,73 @@
+"""Draw a video from a caption with a trained video language model.
+
+tokvid generate "an apple moves left over grass" --model runs/demo/lm/model -o apple.mp4
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+from tokvid.errors import DataError, ModelError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``CAPTION --model FOLDER -o FILE`` and how to sample."""
+    parser.add_argument("caption", metavar="CAPTION", help="what the video shows")
+    parser.add_argument("--model", required=True, metavar="FOLDER", help="a trained video language model")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the video to write (.mp4)")
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite the file when it exists")
+    parser.add_argument("--frames", type=int, default=17, help="number of frames (default 17)")
+    parser.add_argument("--size", default="32x32", metavar="HxW", help="height and width in pixels (default 32x32)")
+    parser.add_argument("--fps", type=float, default=8.0, help="frames a second of the file (default 8)")
+    parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance; 1 is off (default 3)")
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--top-k", type=int, default=None)
+    parser.add_argument("--top-p", type=float, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Generate, write the file with its provenance, print its path."""
+    output = Path(arguments.output)
+    if output.exists() and not arguments.force:
+        raise DataError(f"{output} exists: give another name, or -f to overwrite it")
+    height, width = parse_size(arguments.size)
+    from tokvid.frames import to_pictures
+    from tokvid.provenance import provenance
+    from tokvid.video import Video, write_video
+    from tokvid_lm import TextSegment, VideoLM, VideoSegment
+
+    lm = VideoLM.from_pretrained(arguments.model)
+    (clip,) = lm.generate(
+        [TextSegment(arguments.caption)],
+        num_frames=arguments.frames,
+        height=height,
+        width=width,
+        guidance_scale=arguments.guidance,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    )
+    made_by = {
+        "model": Path(arguments.model).name,
+        "codec": lm.codec.codec_id,
+        "caption_sha256": hashlib.sha256(arguments.caption.encode()).hexdigest(),
+        **provenance(arguments.seed),
+    }
+    assert isinstance(clip, VideoSegment) and clip.frames is not None
+    pictures = to_pictures(clip.frames)[0]
+    write_video(output, Video(frames=pictures, fps=arguments.fps), metadata={"tokvid": json.dumps(made_by)})
+    print(output)
+    return 0
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``HxW`` as two positive integers; :class:`ModelError` for anything else."""
+    height, cross, width = text.lower().partition("x")
+    if not cross or not (height.isdecimal() and width.isdecimal()) or not (int(height) and int(width)):
+        raise ModelError(f"a size is written HxW, for example 32x32, got {text!r}")
+    return int(height), int(width)
