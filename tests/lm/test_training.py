@@ -1,0 +1,287 @@
+"""The objective against plain cross-entropy, and whole tiny runs: resumed exactly, stopped cleanly, loadable."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
+
+from tests.lm.tiny import GROUPED, build_model
+from tokvid.checkpoint import newest_valid, verify
+from tokvid.config import from_mapping, to_mapping
+from tokvid.data.clips import ClipSource, open_clips
+from tokvid.errors import CheckpointError, ConfigError, DataError, TrainingError
+from tokvid.training_log import read_log
+from tokvid_lm import VideoLM
+from tokvid_lm import trainer as trainer_module
+from tokvid_lm import training as training_module
+from tokvid_lm.collate import IGNORED
+from tokvid_lm.objectives.next_token import NextTokenObjective
+from tokvid_lm.training import TrainedLM, learning_rate_share, train_lm
+from tokvid_lm.training_config import LMRecipe, LMTrainingConfig
+from tokvid_tokenizers import VideoCodec
+
+OFFSET = 100
+
+
+def soft_capped() -> PreTrainedModel:
+    torch.manual_seed(1)
+    config = Gemma2Config(vocab_size=259, **GROUPED, final_logit_softcapping=2.0, initializer_range=0.2)
+    return Gemma2ForCausalLM(config).eval()
+
+
+def build(family: str) -> PreTrainedModel:
+    return soft_capped() if family == "gemma2" else build_model(family, tied=family == "llama")
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    ids = torch.randint(0, 259, (3, 12))
+    labels = ids.masked_fill(torch.rand(3, 12) < 0.4, IGNORED)
+    return ids, labels
+
+
+def reference(model: PreTrainedModel, text_weight: float, num_items: int) -> Tensor:
+    ids, labels = batch()
+    targets = labels[:, 1:].flatten()
+    losses = F.cross_entropy(
+        model(input_ids=ids).logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="none"
+    )
+    weights = torch.where(targets >= OFFSET, 1.0, text_weight)
+    return (losses * weights).sum() / num_items
+
+
+@pytest.mark.parametrize(
+    ("family", "direct"), [("llama", True), ("gpt_neox", True), ("gemma", True), ("gemma2", False)]
+)
+def test_the_objective_is_cross_entropy_and_so_is_its_gradient(
+    family: str, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokvid_lm.objectives.next_token.CPU_CHUNK", 16 * 259)  # several chunks
+    model, twin = build(family), build(family)
+    objective = NextTokenObjective(model, code_offset=OFFSET, text_weight=0.25)
+    assert (objective.head is not None) is direct
+    expected = reference(twin, 0.25, 50)
+    (3.0 * expected).backward()
+    with objective.as_forward():
+        ids, labels = batch()
+        parts: dict[str, Tensor] = model(input_ids=ids, labels=labels, num_items=50)  # type: ignore[assignment]
+    (3.0 * parts["loss"]).backward()
+    torch.testing.assert_close(parts["loss"], expected)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+    targets = labels[:, 1:][labels[:, 1:] != IGNORED]
+    assert int(parts["code_count"]) == int((targets >= OFFSET).sum())
+    assert int(parts["code_count"] + parts["text_count"]) == len(targets)
+    nats = float(parts["code_nats"] + 0.25 * parts["text_nats"])
+    assert nats / 50 == pytest.approx(expected.item(), rel=1e-5)
+    assert hasattr(model(input_ids=ids), "logits"), "the model's own forward is not back"
+
+
+def test_the_objective_under_autocast_is_close(video_lm: VideoLM) -> None:
+    ids, labels = batch()
+    objective = NextTokenObjective(video_lm.model, code_offset=OFFSET)
+    with torch.no_grad():
+        plain = objective(ids, labels)["loss"]
+        with torch.autocast("cpu", torch.bfloat16):
+            assert float(objective(ids, labels)["loss"]) == pytest.approx(float(plain), rel=0.02)
+
+
+DATA = {"kind": "sprites", "size": [16, 16], "num_frames": 5, "train_clips": 24, "held_out_clips": 5}
+MODEL = {
+    "kind": "scratch",
+    "hidden_size": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "intermediate_size": 48,
+    "max_positions": 96,
+    "text_vocab_size": 300,
+}
+TRAINING = {
+    "steps": 8,
+    "batch_size": 4,
+    "warmup_steps": 2,
+    "precision": "fp32",
+    "log_every": 1,
+    "validate_every": 4,
+    "checkpoint_every": 3,
+    "optimizer": {"kind": "adamw", "learning_rate": 0.003},
+}
+
+
+def recipe(output: Path, **training: Any) -> LMRecipe:
+    data = {"task": "lm", "output": str(output), "codec": "preset:tiny", "data": DATA, "model": MODEL}
+    return from_mapping(LMRecipe, {**data, "training": {**TRAINING, **training}})
+
+
+def train(recipe: LMRecipe, codec: VideoCodec, *, resume: bool = False) -> TrainedLM:
+    splits: list[ClipSource] = [open_clips(recipe.data, "train"), open_clips(recipe.data, "held_out")]
+    return train_lm(recipe, *splits, codec=codec, resume=resume)
+
+
+def weights(trained: TrainedLM) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in trained.lm.model.state_dict().items()}
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
+    """Do something while the loss of ``step`` is looked at."""
+    plain = trainer_module.check_finite
+
+    def check(now: int, losses: Any) -> None:
+        if now == step:
+            action()
+        plain(now, losses)
+
+    monkeypatch.setattr(trainer_module, "check_finite", check)
+
+
+@pytest.fixture(scope="module")
+def whole(codec: VideoCodec, tmp_path_factory: pytest.TempPathFactory) -> TrainedLM:
+    return train(recipe(tmp_path_factory.mktemp("whole")), codec)
+
+
+def test_a_run_learns_logs_and_saves_a_model_that_loads_plain(whole: TrainedLM) -> None:
+    output = whole.folder.parent
+    log = read_log(output / "log.jsonl")
+    assert [line["step"] for line in log] == list(range(1, 9))
+    assert log[-1]["bits per code"] < log[0]["bits per code"]
+    assert [line["step"] for line in log if "held-out bits per code" in line] == [4]
+    assert log[0]["loss"] * math.log2(math.e) == pytest.approx(log[0]["bits per code"])
+    assert 0 < whole.losses.validation < 7.5
+    assert sorted(path.name for path in output.iterdir()) == [
+        "lm",
+        "log.jsonl",
+        "recipe.json",
+        "step-000003",
+        "step-000006",
+        "tensorboard",
+    ]
+    plain = AutoModelForCausalLM.from_pretrained(whole.folder)
+    assert plain.config.use_cache and not whole.lm.model.training
+    again = VideoLM.from_pretrained(whole.folder)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    whole: TrainedLM, codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die() -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
+        at_step(patch, 8, die)
+        train(recipe(tmp_path), codec)
+    newest = newest_valid(tmp_path)
+    assert (newest.step, newest.torn) == (6, [])
+    # The newer one is torn: the run goes on from the one before.
+    (tmp_path / "step-000006" / "model.safetensors").write_bytes(b"half")
+    resumed = train(recipe(tmp_path, log_every=2), codec, resume=True)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, resumed.lm.model.state_dict()[name]), name
+    assert resumed.losses == whole.losses
+    with pytest.raises(CheckpointError, match="trained with another training"):
+        train(recipe(tmp_path, batch_size=2), codec, resume=True)
+
+
+def test_ctrl_c_saves_and_resumes_to_the_same_weights(
+    whole: TrainedLM, codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt, match=r"stopped at step 5; .*step-000005 is saved, add --resume"):
+            train(recipe(tmp_path), codec)
+    assert signal.getsignal(signal.SIGINT) is before
+    verify(tmp_path / "step-000005")
+    resumed = train(recipe(tmp_path), codec, resume=True)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, resumed.lm.model.state_dict()[name]), name
+
+
+def test_a_loss_that_is_nan_names_the_step_and_leaves_the_last_checkpoint(
+    codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, built = training_module.build_lm, []
+
+    def build_and_keep(*arguments: Any) -> VideoLM:
+        built.append(plain(*arguments))
+        return built[0]
+
+    @torch.no_grad()
+    def poison() -> None:
+        built[0].model.get_input_embeddings().weight.fill_(math.nan)
+
+    monkeypatch.setattr(training_module, "build_lm", build_and_keep)
+    at_step(monkeypatch, 5, poison)
+    with pytest.raises(TrainingError, match="step 6: the loss part 'loss' is nan"):
+        train(recipe(tmp_path), codec)
+    newest = newest_valid(tmp_path)
+    assert (newest.step, newest.torn) == (3, [])
+    assert not (tmp_path / "lm").exists() and not list(tmp_path.glob("*.tmp"))
+
+
+def test_weights_that_are_not_finite_are_never_saved(codec: VideoCodec, tmp_path: Path) -> None:
+    wild = {"kind": "adamw", "learning_rate": 1e38}
+    with pytest.raises(TrainingError, match="step 1: a weight is no longer finite"):
+        train(recipe(tmp_path, optimizer=wild, checkpoint_every=1, warmup_steps=0), codec)
+    assert newest_valid(tmp_path).path is None and not list(tmp_path.glob("*.tmp"))
+
+
+def test_bf16_muon_cosine_text_and_accumulation_train_together(codec: VideoCodec, tmp_path: Path) -> None:
+    trained = train(
+        recipe(
+            tmp_path,
+            steps=4,
+            precision="bf16",
+            optimizer={"kind": "muon"},
+            schedule="cosine",
+            text_loss_weight=0.5,
+            gradient_accumulation=2,
+            checkpoint_every=2,
+        ),
+        codec,
+    )
+    log = read_log(tmp_path / "log.jsonl")
+    assert log[-1]["bits per text id"] < log[0]["bits per text id"]
+    assert {p.dtype for p in trained.lm.model.parameters()} == {torch.float32}
+    assert json.loads((tmp_path / "step-000002" / "run.json").read_text())["bf16"] is True
+
+
+def test_accumulated_passes_are_one_larger_batch(codec: VideoCodec, tmp_path: Path) -> None:
+    large = train(recipe(tmp_path / "large", steps=3), codec)
+    small = train(recipe(tmp_path / "small", steps=3, batch_size=2, gradient_accumulation=2), codec)
+    for name, tensor in weights(large).items():
+        torch.testing.assert_close(small.lm.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_schedules_rise_and_fall_to_zero() -> None:
+    for schedule in ("linear", "cosine"):
+        config = from_mapping(LMTrainingConfig, {"steps": 100, "warmup_steps": 10, "schedule": schedule})
+        shares = [learning_rate_share(config, step) for step in range(101)]
+        assert shares[0] < 0.1 and max(shares) == pytest.approx(1.0) and shares[100] == 0.0
+        assert shares[:11] == sorted(shares[:11]) and shares[10:] == sorted(shares[10:], reverse=True)
+
+
+def test_recipes_that_cannot_run_are_refused(codec: VideoCodec, tmp_path: Path) -> None:
+    assert from_mapping(LMRecipe, to_mapping(recipe(tmp_path))) == recipe(tmp_path)
+    with pytest.raises(ConfigError, match="did you mean 'prompt_drop'"):
+        recipe(tmp_path, promptdrop=0.1)
+    with pytest.raises(ConfigError, match="Muon needs whole matrices"):
+        recipe(tmp_path, deepspeed="x.json", optimizer={"kind": "muon"})
+    with pytest.raises(ConfigError, match=r"cannot read .*missing\.json"):
+        train(recipe(tmp_path, deepspeed=str(tmp_path / "missing.json")), codec)
+    short = from_mapping(LMRecipe, {**to_mapping(recipe(tmp_path)), "model": {**MODEL, "max_positions": 16}})
+    with pytest.raises(DataError, match="the model reads 16"):
+        train(short, codec)
