@@ -7,6 +7,7 @@ interrupted and resumed gives the same numbers as one that never stopped (same m
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from tokvid.atomic import write_text
 from tokvid.checkpoint import keep_last, load_state, newest_valid, save_state, step_folder
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray
-from tokvid.errors import CheckpointError, DataError
+from tokvid.errors import CheckpointError, DataError, TrainingError
 from tokvid.frames import to_model, to_pictures
 from tokvid.optimizer import build_optimizer, set_learning_rate, warmup_then_linear
 from tokvid.report.pictures import contact_sheet, side_by_side
@@ -28,6 +29,7 @@ from tokvid.runtime import bf16_is_fast, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.evaluation import CodecEvaluation, evaluate_codec
+from tokvid_tokenizers.interruption import deferred_interrupt
 from tokvid_tokenizers.losses.reconstruction import reconstruction_loss
 from tokvid_tokenizers.training_config import CodecRecipe
 
@@ -49,12 +51,15 @@ class TrainedCodec:
 def train_codec(recipe: CodecRecipe, clips: ClipArray, held_out: ClipArray, *, resume: bool = False) -> TrainedCodec:
     """Run ``recipe`` on clips already in memory and save the codec in ``<output>/codec``.
 
-    Raises :class:`TrainingError` at a step whose loss is not finite (the last checkpoint stays), and
-    ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when a checkpoint has been written.
+    Raises :class:`TrainingError` at a step whose loss or weights are not finite (the last checkpoint stays), and
+    ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when a checkpoint has been written. A run that is not
+    resumed wants an output without checkpoints: :class:`CheckpointError` names those of an earlier run.
     """
     trainer = CodecTrainer(recipe, clips, held_out)
     if resume:
         trainer.resume()
+    else:
+        trainer.check_unused()
     return trainer.run()
 
 
@@ -71,6 +76,10 @@ class CodecTrainer:
             raise DataError(
                 f"a batch needs {self.config.batch_size} clips, the training data has {len(self.clips)};"
                 " add clips or lower training.batch_size"
+            )
+        if not len(self.held_out):
+            raise DataError(
+                "there are no held-out clips to measure the codec with; add clips or keep back a larger share"
             )
         prepare(recipe.seed)
         self.device = default_device()
@@ -94,17 +103,16 @@ class CodecTrainer:
             every=self.config.log_every,
         )
         self.codec.train()
-        with log:
-            try:
-                while self.step < self.config.steps:
-                    self.train_step(log)
-            except KeyboardInterrupt:
-                folder = self.save_checkpoint()
-                raise KeyboardInterrupt(
-                    f"stopped at step {self.step}; {folder} is saved, add --resume to go on"
-                ) from None
-        evaluation = self.evaluate(self.held_out)
+        with log, deferred_interrupt() as interrupted:
+            while self.step < self.config.steps:
+                self.train_step(log)
+                if interrupted():
+                    folder = self.save_checkpoint()
+                    raise KeyboardInterrupt(f"stopped at step {self.step}; {folder} is saved, add --resume to go on")
+        self.check_weights()
+        # Before it is measured, so that nothing that goes wrong there costs the training.
         self.codec.save_pretrained(self.output / CODEC_FOLDER)
+        evaluation = self.evaluate(self.held_out)
         return TrainedCodec(codec=self.codec.eval(), folder=self.output / CODEC_FOLDER, evaluation=evaluation)
 
     def train_step(self, log: TrainingLog) -> None:
@@ -167,17 +175,40 @@ class CodecTrainer:
 
     def save_checkpoint(self) -> Path:
         """Write everything that the rest of the run depends on, whole or not at all."""
+        self.check_weights()
         folder = step_folder(self.output, self.step)
         state = {"step": self.step, "bf16": self.bf16, "optimizer": self.optimizer.state_dict(), "recipe": self.facts()}
         save_state(folder, self.codec.state_dict(), state)
         keep_last(self.output, self.config.keep_checkpoints)
         return folder
 
+    def check_weights(self) -> None:
+        """Raise :class:`TrainingError` for weights that are not finite.
+
+        The loss of a step is that of the weights before it, so it does not speak for what is about to be saved.
+        """
+        for name, weight in self.codec.state_dict().items():
+            if not torch.isfinite(weight).all():
+                raise TrainingError(
+                    f"step {self.step}: the weight '{name}' is no longer finite; the last checkpoint is untouched:"
+                    " lower the learning rate, and resume from it"
+                )
+
+    def check_unused(self) -> None:
+        """Raise :class:`CheckpointError` when the output holds checkpoints: a new run would be mixed up with them."""
+        newest = newest_valid(self.output)
+        found = [path for path in (newest.path, *newest.torn) if path is not None]
+        if found:
+            raise CheckpointError(
+                f"{found[0]} is of an earlier run: add --resume to go on with it, give this run another output folder,"
+                " or remove that one"
+            )
+
     def resume(self) -> None:
         """Continue from the newest whole checkpoint; a run without one starts from the beginning."""
         newest = newest_valid(self.output)
         for torn in newest.torn:
-            print(f"passed over {torn}: it is torn")
+            print(f"passed over {torn}: it is torn", file=sys.stderr)
         if newest.path is None:
             return
         saved = load_state(newest.path)

@@ -1,0 +1,148 @@
+"""Training a codec: it learns, it sees every clip, and it stops with one line where it cannot go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tokenizers.tiny_run import STEPS, Killed, assert_same_run, at_step, die, lines, recipe
+from tokvid.checkpoint import newest_valid
+from tokvid.config import from_mapping
+from tokvid.data.clips import ClipArray
+from tokvid.errors import CheckpointError, ConfigError, DataError, TrainingError
+from tokvid.optimizer import AdamWConfig, MuonConfig
+from tokvid_tokenizers import VideoCodec, load_codec
+from tokvid_tokenizers.training import CODEC_FOLDER, RECIPE_FILE, CodecTrainer, train_codec
+from tokvid_tokenizers.training_config import CodecRecipe
+
+
+@pytest.mark.parametrize("optimizer", [MuonConfig(), AdamWConfig(learning_rate=0.01)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_few_steps_lower_the_loss(
+    tmp_path: Path, clips: tuple[ClipArray, ClipArray], optimizer: MuonConfig | AdamWConfig, precision: str
+) -> None:
+    trained = train_codec(recipe(tmp_path, optimizer=optimizer, precision=precision, steps=30), *clips)
+    log = lines(tmp_path)
+    assert log[-1]["step"] == 30
+    assert log[-1]["l2"] < 0.6 * log[0]["l2"]
+    assert log[-1]["psnr"] > log[0]["psnr"] + 2
+    assert log[1]["usage"] > 0 and "held_out_psnr" not in log[0]
+    evaluation = trained.evaluation
+    assert evaluation.clips == len(evaluation.psnr_each) == 3
+    assert evaluation.codes == 3 * 2 * 4 * 4
+    assert evaluation.psnr == pytest.approx(np.mean(evaluation.psnr_each))
+    assert evaluation.psnr > 8
+    assert not trained.codec.training
+    assert trained.folder == tmp_path / CODEC_FOLDER
+    assert load_codec(trained.folder).codec_id == trained.codec.codec_id
+    saved = json.loads((tmp_path / RECIPE_FILE).read_text(encoding="utf-8"))
+    assert from_mapping(CodecRecipe, saved) == recipe(tmp_path, optimizer=optimizer, precision=precision, steps=30)
+
+
+def test_each_pass_sees_every_clip_once_and_in_another_order(
+    tmp_path: Path, clips: tuple[ClipArray, ClipArray]
+) -> None:
+    numbered = dataclasses.replace(clips[0], frames=clips[0].frames.copy())
+    numbered.frames[:] = np.arange(len(numbered), dtype=np.uint8)[:, None, None, None, None]
+    trainer = CodecTrainer(recipe(tmp_path), numbered, clips[1])
+
+    def drawn(step: int) -> list[int]:
+        frames = trainer.batch(step)
+        assert frames.shape == (4, 3, 5, 16, 16)
+        return [round(float(value + 1) * 127.5) for value in frames[:, 0, 0, 0, 0]]
+
+    passes = [drawn(2 * number) + drawn(2 * number + 1) for number in range(4)]
+    assert all(len(set(seen)) == 8 for seen in passes)
+    assert len({tuple(seen) for seen in passes}) == 4
+    assert drawn(5) == passes[2][4:]
+
+
+def poison(trainer: CodecTrainer) -> None:
+    with torch.no_grad():
+        trainer.codec.decoder.head.project.weight[0, 0] = torch.nan
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(
+    tmp_path: Path, straight: Path, clips: tuple[ClipArray, ClipArray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 9, poison)
+        with pytest.raises(TrainingError, match=r"^step 10: the loss part 'l2' is nan; the last checkpoint"):
+            train_codec(recipe(tmp_path), *clips)
+    assert newest_valid(tmp_path).step == 8
+    assert not (tmp_path / CODEC_FOLDER).exists()
+    train_codec(recipe(tmp_path), *clips, resume=True)
+    assert_same_run(tmp_path, straight)
+
+
+def test_an_absurd_learning_rate_stops_the_run(tmp_path: Path, clips: tuple[ClipArray, ClipArray]) -> None:
+    absurd = MuonConfig(learning_rate=1e30, adam_learning_rate=1e30)
+    with pytest.raises(TrainingError, match=r"^step 2: .*lower the learning rate"):
+        train_codec(recipe(tmp_path, optimizer=absurd, warmup_steps=0), *clips)
+    assert newest_valid(tmp_path).path is None
+
+
+@pytest.mark.parametrize("step", [7, STEPS - 1])
+def test_weights_that_are_not_numbers_are_never_saved(
+    tmp_path: Path, clips: tuple[ClipArray, ClipArray], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """The loss of a step is that of the weights before it: the last update before a checkpoint is seen by none."""
+
+    def spoil_the_update(trainer: CodecTrainer) -> None:
+        update = trainer.optimizer.step
+        monkeypatch.setattr(trainer.optimizer, "step", lambda: (update(), poison(trainer)))
+
+    at_step(monkeypatch, step, spoil_the_update)
+    with pytest.raises(TrainingError, match=rf"^step {step + 1}: the weight 'decoder.head.project.weight'"):
+        train_codec(recipe(tmp_path), *clips)
+    assert newest_valid(tmp_path).step == (4 if step == 7 else 8)
+    assert not (tmp_path / CODEC_FOLDER).exists()
+
+
+def test_a_new_run_does_not_mix_with_the_checkpoints_of_an_old_one(
+    straight: Path, clips: tuple[ClipArray, ClipArray]
+) -> None:
+    """The old ones have higher steps: they would be kept in place of the new, and be resumed from."""
+    before = sorted(straight.rglob("*"))
+    with pytest.raises(CheckpointError, match=r"step-000008 .*--resume"):
+        train_codec(recipe(straight), *clips)
+    assert sorted(straight.rglob("*")) == before
+
+
+def test_too_few_clips_are_refused(tmp_path: Path, clips: tuple[ClipArray, ClipArray]) -> None:
+    train, held_out = clips
+    with pytest.raises(DataError, match="a batch needs 11 clips, the training data has 10"):
+        train_codec(recipe(tmp_path / "run", batch_size=11), train, held_out)
+    nothing = dataclasses.replace(held_out, frames=held_out.frames[:0], captions=[], names=[])
+    with pytest.raises(DataError, match="no held-out clips"):
+        train_codec(recipe(tmp_path / "run"), train, nothing)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_codec_is_safe_before_it_is_measured(
+    tmp_path: Path, clips: tuple[ClipArray, ClipArray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CodecTrainer, "evaluate", lambda trainer, frames: die(trainer))
+    with pytest.raises(Killed):
+        train_codec(recipe(tmp_path, validate_every=100), *clips)
+    assert VideoCodec.from_pretrained(tmp_path / CODEC_FOLDER).codebook_size == 75
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"warmup_steps": 12}, "warmup_steps must be less than steps"),
+        ({"gradient_clip": 0.0}, "gradient_clip must be positive"),
+    ],
+)
+def test_impossible_settings_are_refused(tmp_path: Path, setting: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        recipe(tmp_path, **setting)
