@@ -1,7 +1,10 @@
-"""What this machine can do, or what a file holds.
+"""What this machine can do, or what a video, a codec or a video language model holds.
 
-tokvid info              versions, processor threads, bf16, devices
-tokvid info clip.mp4     size, length, frame rate and metadata of a video
+tokvid info                                   versions, processor threads, bf16, devices
+tokvid info clip.mp4                          size, length, frame rate and metadata of a video
+tokvid info preset:base                       a codec: parameters, strides, codebook, arithmetic
+tokvid info runs/codec --size 17x256x256      the same of a saved codec, for a clip of TxHxW
+tokvid info runs/lm                           a video language model: vocabulary, parameters, its codec
 """
 
 from __future__ import annotations
@@ -13,16 +16,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokvid.errors import ConfigError, DataError
+
+# The size that published codecs are compared at.
+SIZE = "17x128x128"
+CONFIG, VIDEO_LM = "config.json", "video_lm.json"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``[WHAT] [--json]``."""
-    parser.add_argument("what", nargs="?", metavar="FILE", help="a video file; nothing: this machine")
+    """``[WHAT] [--size TxHxW] [--json]``."""
+    parser.add_argument(
+        "what",
+        nargs="?",
+        metavar="WHAT",
+        help="a video file, preset:NAME, or the folder of a codec or a video language model; nothing: this machine",
+    )
+    parser.add_argument("--size", metavar="TxHxW", help=f"frames, height and width for a codec (default {SIZE})")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what is known about ``arguments.what``."""
-    facts = describe(arguments.what)
+    facts = describe(arguments.what, arguments.size)
     if arguments.json:
         print(json.dumps(facts, indent=2))
     else:
@@ -30,10 +45,27 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def describe(what: str | None) -> dict[str, Any]:
-    """The facts about ``what``, by its kind: each kind is one branch and one function, imported when it is used."""
+def describe(what: str | None, size: str | None = None) -> dict[str, Any]:
+    """The facts about ``what``, by its kind: each kind is one branch and one function, imported when it is used.
+
+    ``size`` is for codecs alone; for anything else :class:`ConfigError`.
+    """
+    is_video_lm = what is not None and (Path(what) / VIDEO_LM).is_file()
+    is_codec = what is not None and (what.startswith("preset:") or (Path(what) / CONFIG).is_file())
+    if size is not None and not (is_video_lm or is_codec):
+        raise ConfigError(f"--size is for a codec, and {what or 'this machine'} is none; leave it out")
     if what is None:
         return _machine()
+    if is_video_lm:
+        from tokvid.cli.info_model import describe_video_lm
+
+        return describe_video_lm(Path(what), size or SIZE)
+    if is_codec:
+        from tokvid.cli.info_model import describe_codec
+
+        return describe_codec(what, size or SIZE)
+    if Path(what).is_dir():
+        raise DataError(f"{what} holds neither a codec ({CONFIG}) nor a video language model ({VIDEO_LM})")
     return _video(Path(what))
 
 

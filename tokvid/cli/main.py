@@ -40,7 +40,7 @@ VERBS: dict[str, Verb] = {
     "demo": Verb("tokvid.cli.demo", "train a codec and a language model from nothing and show what they draw"),
     "train": Verb("tokvid.cli.train", "train what a recipe describes", overrides=True),
     "generate": Verb("tokvid.cli.generate", "draw a video from a caption"),
-    "info": Verb("tokvid.cli.info", "what this machine can do, or what a video file holds"),
+    "info": Verb("tokvid.cli.info", "what this machine can do, or what a video, a codec or a model holds"),
 }
 
 
