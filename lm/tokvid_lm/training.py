@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from tokvid.atomic import write_text
 from tokvid.checkpoint import newest_valid
@@ -36,6 +39,7 @@ from tokvid_lm.video_lm import VideoLM
 from tokvid_tokenizers import VideoCodec, load_codec
 
 LM_FOLDER = "lm"
+SHORT_DOCUMENT = 1024
 RECIPE_FILE = "recipe.json"
 # Parameters that touch ids, not hidden features: "embed_tokens", "lm_head" and what GPT-NeoX calls them.
 ADAM_NAMES = ("embed", "lm_head")
@@ -77,6 +81,13 @@ def train_on_codes(
     recipe: LMRecipe, codec: VideoCodec, clips: CodedClips, held_out: CodedClips, *, resume: bool = False
 ) -> TrainedLM:
     """:func:`train_lm` on clips that are codes already."""
+    with _no_shard_bars():
+        return _train_on_codes(recipe, codec, clips, held_out, resume=resume)
+
+
+def _train_on_codes(
+    recipe: LMRecipe, codec: VideoCodec, clips: CodedClips, held_out: CodedClips, *, resume: bool
+) -> TrainedLM:
     prepare(recipe.seed)
     output = Path(recipe.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -144,7 +155,7 @@ def _train(
     log = TrainingLog(
         recipe.output, config.steps, "codes/s", start_step=start, title="language model", every=config.log_every
     )
-    with objective.as_forward():
+    with _fast_attention(lm.model, bf16=facts["bf16"], longest=documents.longest), objective.as_forward():
         trainer = LMTrainer(
             model=lm.model,
             args=arguments,
@@ -165,6 +176,36 @@ def _train(
         )
         with log:
             trainer.run(checkpoint)
+
+
+@contextmanager
+def _fast_attention(model: PreTrainedModel, *, bf16: bool, longest: int) -> Iterator[None]:
+    """Plain matrix products for short documents on a processor in bf16.
+
+    There torch's fused attention takes three to five times as long, backward above all. Long documents would need too
+    much memory for the plain ones.
+    """
+    chosen = model.config._attn_implementation
+    plain = chosen == "sdpa" and bf16 and model.device.type == "cpu" and longest <= SHORT_DOCUMENT
+    if plain:
+        model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if plain:
+            model.set_attn_implementation(chosen)
+
+
+@contextmanager
+def _no_shard_bars() -> Iterator[None]:
+    """Without the bar that transformers shows for every file of weights it writes."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def learning_rate_share(config: LMTrainingConfig, step: int) -> float:

@@ -256,6 +256,7 @@ def test_bf16_muon_cosine_text_and_accumulation_train_together(codec: VideoCodec
     log = read_log(tmp_path / "log.jsonl")
     assert log[-1]["bits per text id"] < log[0]["bits per text id"]
     assert {p.dtype for p in trained.lm.model.parameters()} == {torch.float32}
+    assert trained.lm.model.config._attn_implementation == "sdpa", "the attention of training is left in the model"
     assert json.loads((tmp_path / "step-000002" / "run.json").read_text())["bf16"] is True
 
 
