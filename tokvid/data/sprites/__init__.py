@@ -3,6 +3,7 @@
 from tokvid.data.sprites.agreement import Agreement, agreement
 from tokvid.data.sprites.backgrounds import BACKGROUNDS
 from tokvid.data.sprites.captions import CaptionFacts, parse_caption, write_caption
+from tokvid.data.sprites.export import as_dataset, write_folder
 from tokvid.data.sprites.motions import MOTIONS, combinations, is_held_out
 from tokvid.data.sprites.oracle import Oracle, SeenSprite, Sight
 from tokvid.data.sprites.scene import Scene, SpritePlacement
@@ -23,8 +24,10 @@ __all__ = [
     "SpriteWorld",
     "SpriteWorldConfig",
     "agreement",
+    "as_dataset",
     "combinations",
     "is_held_out",
     "parse_caption",
     "write_caption",
+    "write_folder",
 ]

@@ -120,8 +120,8 @@ def _words(line: str) -> frozenset[str]:
 
 _LEFT = frozenset({"left", "leftward", "leftwards"})
 _RIGHT = frozenset({"right", "rightward", "rightwards"})
-_UP = frozenset({"up", "upward", "upwards", "upper", "top"})
-_DOWN = frozenset({"down", "downward", "downwards", "lower", "bottom"})
+_UP = _words("up upward upwards upper top rise rises rising climb climbs climbing")
+_DOWN = _words("down downward downwards lower bottom fall falls falling sink sinks sinking")
 _SIDEWAYS = frozenset({"side", "sides", "sideways", "horizontally"})
 _UPRIGHT = frozenset({"vertically"})
 _BOUNCE = _words("bounce bounces bouncing hop hops hopping jump jumps jumping")
@@ -159,7 +159,7 @@ _VERBS = (
     | _STAY
     | _words(
         "move drift slide go fly travel glide float traveling run runs running walk walks walking swim swims"
-        " swimming roll rolls rolling rise rises rising fall falls falling"
+        " swimming roll rolls rolling rise rises rising fall falls falling climb climbs climbing sink sinks sinking"
     )
 )
 _FROM_TO = re.compile(

@@ -29,13 +29,16 @@ MAX_SPRITES = 2
 _SMOOTH = (0.25, 0.5, 0.25)
 _MARGIN = len(_SMOOTH) // 2
 _LOOKS = 3  # frames of a clip on which sprites are identified; the winner is followed through all frames
+_SIZE_STEP = 2  # every second size is searched: the smoothing forgives a pixel
 _CHUNK = 16  # clips worked on at once
 _CONTRASTS = (0.5, 1.1)  # a template may be shown at this share of its contrast
 # What a named sprite must reach, and what textures and noise do not: correlation with the frames, contrast
-# against the template's own, and signal (see _Match); where the signal is faint, or the background none we know, the correlation must be high.
+# against the template's own, and signal (see _Match). A faint thing that stands still may be texture, and over
+# a background that is none we know anything may be: there the correlation must be high.
 _CORRELATION, _CONTRAST, _SIGNAL = 0.6, 0.52, 1.8
-_FAINT_SIGNAL, _FAINT_CORRELATION = 4.0, 0.81
-_UNNAMED_CORRELATION = 0.4  # a strong signal that correlates this much and moves like a sprite is reported unnamed
+_SURE_CORRELATION, _SURE_SIGNAL = 0.81, 8.0
+# What correlates this much and moves as sprites do is reported, but without a name.
+_UNNAMED_CORRELATION, _UNNAMED_SIGNAL = 0.4, 4.0
 _NEAR = 45.0  # of 255: pixels this close to the clip's median colour are background
 _KNOWN_GROUND = 42.0  # of 255: how far a background's colour may lie from its base colour
 _CALM = 36.0  # of 255: the median deviation from its median that a background may have
@@ -101,6 +104,18 @@ class _Bank:
         energy = self._color_energy - 2.0 * ground @ self._color_alpha.T + brightness * self._alpha_energy
         return energy.clamp(min=1.0)
 
+    def score(self, product: Tensor, energy: Tensor, squares: Tensor) -> Tensor:
+        """How well each sprite explains each picture at its best place, ``[N,sprites]``.
+
+        ``product`` is the convolution ``[N,sprites,p,q]``, ``energy`` is ``[N,sprites]`` and ``squares`` the squared
+        deviation ``[N,1,h,w]``. What is explained counts in proportion to how much of the window it is: else one
+        large template laid over two small sprites would beat both.
+        """
+        explained, place = _explained(product, energy[:, :, None, None]).flatten(2).max(2)
+        side = self.size + 2 * _MARGIN
+        present = (F.avg_pool2d(squares, side, 1) * side**2).flatten(2).expand(-1, len(SPRITES), -1)
+        return explained * explained.clamp(min=0.0) / present.gather(2, place[:, :, None])[:, :, 0].clamp(min=1.0)
+
 
 class Oracle:
     """Judges clips of one frame size; exact on rendered clips, tolerant of blur, noise and shifted colours."""
@@ -163,27 +178,29 @@ class Oracle:
         number, num_frames = deviation.shape[:2]
         looks = sorted({round(float(f)) for f in np.linspace(0, num_frames - 1, _LOOKS)})
         chosen = channels[:, looks].flatten(0, 1)
+        squares = chosen[:, :3].square().sum(1, keepdim=True)
         scores = []
-        for bank in self._banks[::2]:
-            energy = bank.energy(ground).repeat_interleave(len(looks), 0)[:, :, None, None]
-            best = _explained(F.conv2d(chosen, bank.weights), energy).amax((2, 3))
+        for bank in self._banks[::_SIZE_STEP]:
+            energy = bank.energy(ground).repeat_interleave(len(looks), 0)
+            best = bank.score(F.conv2d(chosen, bank.weights), energy, squares)
             scores.append(best.unflatten(0, (number, len(looks))).sum(1))
         winners = torch.stack(scores, 1).flatten(1).argmax(1)  # [N], over sizes and sprites
         matches = []
         for clip, winner in enumerate(winners.tolist()):
-            bank, sprite = self._banks[winner // len(SPRITES) * 2], winner % len(SPRITES)
+            bank, sprite = self._banks[winner // len(SPRITES) * _SIZE_STEP], winner % len(SPRITES)
             matches.append(_follow(channels[clip], ground[clip], bank, sprite))
         return matches
 
     def _judge(self, match: _Match, *, known_ground: bool, first: bool) -> SeenSprite | None:
         motion = name_motion(match.corners.numpy(), self._working)
         confidence = round(max(0.0, min(1.0, match.correlation)), 4)
-        strong = match.signal >= _FAINT_SIGNAL
-        needed = _CORRELATION if strong and known_ground else _FAINT_CORRELATION
+        moves = motion not in (None, "stay")
+        sure = known_ground and (moves or match.signal >= _SURE_SIGNAL)
+        needed = _CORRELATION if sure else _SURE_CORRELATION
         if match.correlation >= needed and match.contrast >= _CONTRAST and match.signal >= _SIGNAL:
             return SeenSprite(SPRITES[match.sprite], motion, confidence)
         # Only the clearest thing is reported unnamed: what is left after a sprite is masked may be its rim.
-        if first and strong and match.correlation >= _UNNAMED_CORRELATION and motion not in (None, "stay"):
+        if first and moves and match.signal >= _UNNAMED_SIGNAL and match.correlation >= _UNNAMED_CORRELATION:
             return SeenSprite(None, motion, confidence)
         return None
 
