@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from tokvid_lm.collate import IGNORED
 
-CPU_CHUNK, DEVICE_CHUNK = 1 << 20, 1 << 26
+CPU_CHUNK, DEVICE_CHUNK = 1 << 21, 1 << 26
 """Logits held at a time: what the cache of a processor holds, and what a device keeps busy with."""
 
 
@@ -113,14 +113,16 @@ class _HeadCrossEntropy(torch.autograd.Function):
             for start in range(0, len(rows), chunk):
                 part = slice(start, start + chunk)
                 logits = F.linear(rows[part], columns, bias.to(columns.dtype) if bias is not None else None).float()
-                wanted = targets[part].unsqueeze(1)
-                total = logits.logsumexp(1, keepdim=True)
-                nats[part] = (total - logits.gather(1, wanted)).squeeze(1)
+                wanted, count = targets[part], torch.arange(len(logits), device=logits.device)
+                top = logits.amax(1, keepdim=True)
+                margin = (top.squeeze(1) - logits[count, wanted]).clone()
+                # In place from here on: the exponentials are the softmax but for their sum, and then its gradient.
+                total = logits.sub_(top).exp_().sum(1)
+                nats[part] = total.log() + margin
                 if grad_rows is None and grad_columns is None:
                     continue
-                logits.sub_(total).exp_()
-                logits[torch.arange(len(wanted), device=logits.device), wanted.squeeze(1)] -= 1.0
-                gradient = logits.mul_(weights[part].unsqueeze(1))
+                gradient = logits.mul_((weights[part] / total).unsqueeze(1))
+                gradient[count, wanted] -= weights[part]
                 if grad_bias is not None:
                     grad_bias += gradient.sum(0)
                 gradient = gradient.to(rows.dtype)
