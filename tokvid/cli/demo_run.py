@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tokvid.atomic import write_text
+from tokvid.atomic import remove_folder, write_text
 from tokvid.cli.progress import counted
 from tokvid.cli.stages import Stages
-from tokvid.data.clips import ClipArray, SpriteDataConfig, materialise, open_clips
+from tokvid.data.clips import ClipArray, DataConfig, FolderDataConfig, SpriteDataConfig, materialise, open_clips
+from tokvid.errors import DataError
 from tokvid.provenance import provenance
 from tokvid.report.page import Figure
 
@@ -63,15 +64,25 @@ class Demo:
 
 
 def run_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, *, output: Path, fast: bool) -> int:
-    """Run every stage; write ``report.html``, ``metrics.json``, ``sheet.png`` and mp4 files into ``output``."""
+    """Run every stage; write ``report.html``, ``metrics.json``, ``sheet.png`` and mp4 files into ``output``.
+
+    A demo that was interrupted goes on from its checkpoints; one that was finished has none left and starts anew.
+    """
     from tokvid.cli.demo_report import write_report
 
     stages = Stages(total=6)
-    demo = make_demo(codec_recipe, lm_recipe, output, stages, fast=fast)
+    try:
+        demo = make_demo(codec_recipe, lm_recipe, output, stages, fast=fast)
+    except KeyboardInterrupt:
+        # The training's own line names an option that this verb does not need.
+        raise KeyboardInterrupt(
+            "stopped; the same command goes on from the newest checkpoint, if there is one"
+        ) from None
     with stages("draw the report"):
         files = write_report(demo, stages.seconds)
     metrics = {**demo.facts, "seconds": {**stages.seconds, "total": stages.elapsed}}
     write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    remove_checkpoints(output)
     total = Figure(
         name="whole demo",
         value=f"{stages.elapsed / 60:.1f} minutes",
@@ -94,8 +105,10 @@ def make_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, output: Path, stag
     oracle = make_oracle(codec_recipe.data)
     with stages("draw the clips" if oracle else "read the clips"):
         clips, held_out = load_splits(codec_recipe.data)
+        check_captions(codec_recipe.data, clips)
+        codec_recipe = fit_batch(codec_recipe, len(clips))
     with stages("train the codec"):
-        codec = train_codec(codec_recipe, clips, held_out)
+        codec = train_codec(codec_recipe, clips, held_out, resume=True)
     with stages("measure the codec"):
         pictures, codes = reconstruct(codec.codec, held_out.frames)
         usage = CodebookUsage(codec.codec.codebook_size, codec.codec.num_codebooks)
@@ -105,7 +118,7 @@ def make_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, output: Path, stag
             judged = min(len(pictures), lm_recipe.evaluation.clips)
             codec_facts["sprite"] = count_sprites(oracle, held_out.captions[:judged], pictures[:judged])
     with stages("train the language model"), counted("encoding") as progress:
-        lm = train_lm(lm_recipe, clips, held_out, codec=codec.codec, progress=progress)
+        lm = train_lm(lm_recipe, clips, held_out, codec=codec.codec, resume=True, progress=progress)
     with stages("generate" if oracle is None else "generate and judge"):
         generation = generate(lm, lm_recipe, held_out, oracle)
     facts = {
@@ -137,6 +150,33 @@ def load_splits(config: Any) -> tuple[ClipArray, ClipArray]:
             print(f"{len(clips.skipped)} skipped in {split}: {names}{', ...' if len(clips.skipped) > 5 else ''}")
         splits.append(clips)
     return splits[0], splits[1]
+
+
+def check_captions(config: DataConfig, clips: ClipArray) -> None:
+    """Raise :class:`DataError` when no clip has a caption: before minutes go into a codec, not after."""
+    if not any(caption.strip() for caption in clips.captions):
+        where = config.path if isinstance(config, FolderDataConfig) else "the data"
+        raise DataError(
+            f"{where}: none of its {len(clips)} clips has a caption, and the language model draws from captions:"
+            " put name.txt beside name.mp4 (a codec alone needs none: tokvid train with a codec recipe)"
+        )
+
+
+def fit_batch(recipe: CodecRecipe, clips: int) -> CodecRecipe:
+    """The recipe with batches that so many clips can fill; a smaller batch than the recipe's is told."""
+    wanted = recipe.training.batch_size
+    if clips >= wanted:
+        return recipe
+    print(f"{clips} clips cannot fill a batch of {wanted}: the codec is trained with batches of {clips}")
+    return replace(recipe, training=replace(recipe.training, batch_size=clips))
+
+
+def remove_checkpoints(output: Path) -> None:
+    """Remove the checkpoints of both trainings: the finished models are saved beside them."""
+    for stage in ("codec", "lm"):
+        for folder in (output / stage).glob("step-*"):
+            if folder.is_dir() and folder.suffix != ".tmp":
+                remove_folder(folder)
 
 
 def make_oracle(config: Any) -> Oracle | None:

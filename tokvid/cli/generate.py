@@ -1,6 +1,6 @@
 """Draw a video from a caption with a trained video language model.
 
-tokvid generate "an apple moves left over grass" --model runs/demo/lm/model -o apple.mp4
+tokvid generate "an apple moves left over grass" --model runs/demo/lm/lm -o apple.mp4
 """
 
 from __future__ import annotations
