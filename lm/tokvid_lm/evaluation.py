@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tokvid.data.sprites import parse_caption
+from tokvid.data.sprites import Agreement, agreement, parse_caption
 from tokvid.data.sprites.oracle import Oracle, Sight
 from tokvid.errors import ShapeError
 from tokvid.frames import to_pictures
@@ -134,7 +133,7 @@ class JudgedClips:
     """
 
     sights: tuple[Sight, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Agreement, ...]
 
     @property
     def proportions(self) -> dict[str, Proportion]:
@@ -142,7 +141,7 @@ class JudgedClips:
         named = [v.background for v in self.verdicts if v.background is not None]
         columns = {
             "sprite": [v.sprite for v in self.verdicts],
-            "direction": [v.direction for v in self.verdicts],
+            "direction": [v.motion for v in self.verdicts],
             "all": [v.all for v in self.verdicts],
         }
         columns |= {"background": named} if named else {}
@@ -151,35 +150,6 @@ class JudgedClips:
     def figures(self) -> dict[str, Any]:
         """For ``metrics.json``."""
         return {name: part.figures() for name, part in self.proportions.items()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Whether a clip shows what its caption names; ``background`` is None where the caption names none.
-
-    ``sprite``: every named sprite is seen. ``direction``: every named motion is seen, of whatever sprite.
-    ``all``: each named sprite is seen with its own motion, over the named background.
-    """
-
-    sprite: bool
-    direction: bool
-    background: bool | None
-    all: bool
-
-
-def judge(caption: str, sight: Sight) -> Verdict:
-    """Compare what a caption names with what the oracle saw in a clip."""
-    facts = parse_caption(caption)
-    seen = Counter(found.sprite for found in sight.sprites)
-    motions = Counter(found.motion for found in sight.sprites)
-    together = Counter((found.sprite, found.motion) for found in sight.sprites)
-    sprite = Counter(name for name, _ in facts.sprites) <= seen
-    direction = Counter(motion for _, motion in facts.sprites if motion is not None) <= motions
-    pairs = Counter((name, motion) for name, motion in facts.sprites if motion is not None) <= together
-    background = None if facts.background is None else facts.background == sight.background
-    return Verdict(
-        sprite=sprite, direction=direction, background=background, all=sprite and pairs and background is not False
-    )
 
 
 def draw_clips(
@@ -218,5 +188,5 @@ def draw_clips(
 def judge_clips(oracle: Oracle, captions: Sequence[str], frames: npt.NDArray[np.uint8]) -> JudgedClips:
     """Let ``oracle`` look at clips uint8 ``[N,T,H,W,3]`` and compare with what their captions name."""
     sights = tuple(oracle.look(frames))
-    verdicts = tuple(judge(caption, sight) for caption, sight in zip(captions, sights, strict=True))
+    verdicts = tuple(agreement(parse_caption(caption), sight) for caption, sight in zip(captions, sights, strict=True))
     return JudgedClips(sights=sights, verdicts=verdicts)

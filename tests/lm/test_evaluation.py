@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tokvid.data.sprites import SpriteWorld, SpriteWorldConfig
+from tokvid.data.sprites import SpriteWorld, SpriteWorldConfig, agreement, parse_caption
 from tokvid.data.sprites.oracle import Oracle, SeenSprite, Sight
 from tokvid_lm import VideoLM
 from tokvid_lm.code_clips import CodedClips
@@ -16,9 +16,9 @@ from tokvid_lm.collate import Documents
 from tokvid_lm.evaluation import (
     CodeLosses,
     DrawnClips,
+    JudgedClips,
     Proportion,
     draw_clips,
-    judge,
     judge_clips,
     unigram_entropy,
     validation_loss,
@@ -55,30 +55,12 @@ def test_the_validation_loss_is_the_mean_over_codes_in_any_batch(video_lm: Video
     assert validation_loss(video_lm, documents, batch_size=2) == pytest.approx(mean, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("caption", "sprite", "direction", "background", "everything"),
-    [
-        ("an apple moves left", True, True, None, True),
-        ("an apple moves left on grass", True, True, True, True),
-        ("an apple moves left over sand", True, True, False, False),
-        ("a lion moves left", False, True, None, False),
-        ("an apple moves right", True, False, None, False),
-        ("an apple moves left and a car goes up", True, True, None, True),
-        ("an apple moves up and a car goes left", True, True, None, False),
-        ("an apple moves left and a lion goes left", False, False, None, False),
-        ("an apple", True, True, None, True),
-    ],
-)
-def test_a_clip_is_right_when_all_that_its_caption_names_is_right(
-    caption: str, sprite: bool, direction: bool, background: bool | None, everything: bool
-) -> None:
-    verdict = judge(caption, SIGHT)
-    assert (verdict.sprite, verdict.direction, verdict.background, verdict.all) == (
-        sprite,
-        direction,
-        background,
-        everything,
-    )
+def test_what_captions_name_is_counted() -> None:
+    captions = ["an apple moves left", "an apple moves right on grass", "a lion moves left over sand"]
+    verdicts = tuple(agreement(parse_caption(caption), SIGHT) for caption in captions)
+    judged = JudgedClips(sights=(SIGHT,) * 3, verdicts=verdicts)
+    counts = {name: (part.right, part.count) for name, part in judged.proportions.items()}
+    assert counts == {"sprite": (2, 3), "direction": (2, 3), "all": (1, 3), "background": (1, 2)}
 
 
 def test_rendered_clips_are_judged_right() -> None:
