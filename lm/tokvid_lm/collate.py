@@ -19,6 +19,7 @@ from tokvid.errors import DataError, ShapeError
 from tokvid_lm.code_clips import CodedClips
 from tokvid_lm.noise import uniform
 from tokvid_lm.processor import VideoProcessor
+from tokvid_lm.training_config import LMTrainingConfig
 
 IGNORED = -100
 """The label of a position that is not scored, as Hugging Face writes it."""
@@ -44,6 +45,8 @@ class Documents:
     close: _Ids
     end: _Ids
     pad_id: int
+    codes_a_frame: int
+    """Codes of one latent frame; they stand together."""
 
     @classmethod
     def build(cls, processor: VideoProcessor, clips: CodedClips) -> Documents:
@@ -65,6 +68,7 @@ class Documents:
             close=videos[0, last:].numpy().copy(),
             end=np.array(end, np.int32),
             pad_id=int(pad),
+            codes_a_frame=grid.h * grid.w * processor.vocabulary.num_codebooks,
         )
 
     def __len__(self) -> int:
@@ -95,27 +99,35 @@ class Documents:
             )
 
     def batch(
-        self, numbers: Sequence[int], *, dropped: Sequence[bool] | None = None, score_text: bool = False
+        self,
+        numbers: Sequence[int],
+        *,
+        dropped: Sequence[bool] | None = None,
+        score_text: bool = False,
+        latent_frames: int | None = None,
     ) -> dict[str, Tensor]:
         """``input_ids`` and ``labels``, int64 ``[B,n]``, of documents ``numbers``; the ``dropped`` lose their caption.
 
         Labels are not shifted; what is not scored is :data:`IGNORED`: padding, and what the grammar forces anyway
         (start, header, close), and with ``score_text`` false all but codes. Columns after the last scored one are cut
-        off: they teach nothing. There is no attention mask: padding stands on the right, where no causal model looks.
+        off: they teach nothing. With ``latent_frames`` documents end after so many. There is no attention mask:
+        padding stands on the right, where no causal model looks.
         """
         if not len(numbers):
             raise ShapeError("a batch needs at least one document, got none")
         texts = [self.caption(n) for n in numbers]
         if dropped is not None:
             texts = [text[:0] if gone else text for text, gone in zip(texts, dropped, strict=True)]
-        tail = [self.close, self.end] if score_text else []
-        fixed = len(self.start) + len(self.header) + self.codes.shape[1] + sum(map(len, tail))
+        shown = self.codes.shape[1] if latent_frames is None else latent_frames * self.codes_a_frame
+        codes = self.codes[:, :shown]
+        tail = [self.close, self.end] if score_text and codes.shape == self.codes.shape else []
+        fixed = len(self.start) + len(self.header) + codes.shape[1] + sum(map(len, tail))
         width = fixed + max(map(len, texts))
         input_ids = np.full((len(texts), width), self.pad_id, np.int64)
         labels = np.full((len(texts), width), IGNORED, np.int64)
         for row, target, number, text in zip(input_ids, labels, numbers, texts, strict=True):
             place = 0
-            pieces = ((self.start, False), (text, score_text), (self.header, False), (self.codes[number], True))
+            pieces = ((self.start, False), (text, score_text), (self.header, False), (codes[number], True))
             for piece, scored in (*pieces, (self.close, False), (self.end, score_text))[: 4 + len(tail)]:
                 row[place : place + len(piece)] = piece
                 if scored:
@@ -124,21 +136,46 @@ class Documents:
         return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
 
 
-class SampleNumbers(Dataset[int]):
-    """The numbers 0 to ``count``-1: a run's samples, in the order in which they are used."""
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The samples of one forward pass, and how many latent frames of them are seen (None: all)."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    samples: range
+    latent_frames: int | None
+
+
+class BatchPlan(Dataset[Batch]):
+    """Every batch of a run in order: those of the curriculum's stages, then those of whole documents.
+
+    ``passes`` is the number of batches in one step, over all devices.
+    """
+
+    def __init__(self, config: LMTrainingConfig, *, passes: int) -> None:
+        rest = config.steps - sum(stage.steps for stage in config.curriculum)
+        stages = [(stage.steps, stage.batch_size, stage.latent_frames) for stage in config.curriculum]
+        self._stages: list[tuple[int, int, int | None]] = [*stages, (rest, config.batch_size, None)]
+        self._passes = passes
+        self._count = config.steps * passes
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
-    def __getitem__(self, index: int) -> int:
-        return index
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < self._count:
+            raise IndexError(f"the run has batches 0 to {self._count - 1}, got {index}")
+        first = 0
+        for steps, size, latent_frames in self._stages:
+            count = steps * self._passes
+            if index < count:
+                start = first + index * size
+                return Batch(samples=range(start, start + size), latent_frames=latent_frames)
+            index -= count
+            first += count * size
+        raise AssertionError("the stages add up to all batches")
 
 
 class Collator:
-    """Sample numbers to batches: each pass over the documents is a new seeded order, captions are dropped by chance."""
+    """A planned batch to tensors: every pass over the documents is a new seeded order, captions drop by chance."""
 
     def __init__(self, documents: Documents, *, seed: int, prompt_drop: float, score_text: bool) -> None:
         self.documents = documents
@@ -147,10 +184,15 @@ class Collator:
         self.score_text = score_text
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
-    def __call__(self, samples: Sequence[int]) -> dict[str, Tensor]:
-        """The batch of these samples; see :meth:`Documents.batch`."""
-        numbers = [self.document_of(sample) for sample in samples]
-        return self.documents.batch(numbers, dropped=self.dropped(samples), score_text=self.score_text)
+    def __call__(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """The tensors of one batch (the Trainer hands it over as a list of one); see :meth:`Documents.batch`."""
+        (batch,) = batches
+        return self.documents.batch(
+            [self.document_of(sample) for sample in batch.samples],
+            dropped=self.dropped(batch.samples),
+            score_text=self.score_text,
+            latent_frames=batch.latent_frames,
+        )
 
     def document_of(self, sample: int) -> int:
         """The document that sample ``sample`` shows."""

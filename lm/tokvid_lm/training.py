@@ -30,7 +30,7 @@ from tokvid.runtime import bf16_is_fast, default_device, prepare
 from tokvid.training_log import TrainingLog
 from tokvid_lm import block_attention
 from tokvid_lm.code_clips import CodedClips, Progress, code_clips
-from tokvid_lm.collate import Collator, Documents, SampleNumbers
+from tokvid_lm.collate import BatchPlan, Collator, Documents
 from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_loss
 from tokvid_lm.objectives.next_token import NextTokenObjective
 from tokvid_lm.text_tokenizer import train_text_tokenizer
@@ -147,7 +147,7 @@ def _train(
 ) -> None:
     config = recipe.training
     arguments = _arguments(recipe, bf16=facts["bf16"])
-    samples = config.steps * config.batch_size * config.gradient_accumulation * arguments.world_size
+    plan = BatchPlan(config, passes=config.gradient_accumulation * arguments.world_size)
     lm.to(arguments.device).model.train()
     optimizer = build_optimizer(config.optimizer, lm.model, adam_names=ADAM_NAMES)
     objective = NextTokenObjective(lm.model, code_offset=lm.vocabulary.code_offset, text_weight=config.text_loss_weight)
@@ -159,7 +159,7 @@ def _train(
         trainer = LMTrainer(
             model=lm.model,
             args=arguments,
-            train_dataset=SampleNumbers(samples),
+            train_dataset=plan,
             data_collator=Collator(
                 documents,
                 seed=recipe.seed,
@@ -220,7 +220,7 @@ def _arguments(recipe: LMRecipe, *, bf16: bool) -> TrainingArguments:
     return TrainingArguments(
         output_dir=recipe.output,
         max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=1,  # one planned batch: see BatchPlan
         gradient_accumulation_steps=config.gradient_accumulation,
         max_grad_norm=config.gradient_clip,
         train_sampling_strategy="sequential",

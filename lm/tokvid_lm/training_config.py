@@ -52,11 +52,28 @@ ModelConfig = ScratchModelConfig | PretrainedModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
+class CurriculumStage:
+    """``steps`` updates that see only the first ``latent_frames`` of every clip, ``batch_size`` documents a pass.
+
+    What comes later in a document changes nothing before it, so a beginning is learned from as it stands.
+    """
+
+    steps: int
+    latent_frames: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "latent_frames", "batch_size"):
+            _at_least(self, name, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LMTrainingConfig:
     """Every schedule counts steps (optimizer updates), never minutes.
 
     Learning rates rise linearly over ``warmup_steps`` and then fall to zero at ``steps``, along a line or a cosine.
-    ``batch_size`` documents a device and forward pass, ``gradient_accumulation`` passes a step. ``prompt_drop`` is the
+    ``batch_size`` documents a device and forward pass, ``gradient_accumulation`` passes a step. The stages of a
+    ``curriculum`` come first; the rest of ``steps`` sees whole clips. ``prompt_drop`` is the
     share of documents that lose their caption, which guidance needs. ``text_loss_weight`` is what predicting a
     caption's ids counts against a code; 0 scores codes alone. ``precision: auto`` takes bf16 where the machine is
     clearly faster in it. ``deepspeed`` is the path of a DeepSpeed JSON (ZeRO 0 to 2).
@@ -65,6 +82,7 @@ class LMTrainingConfig:
     steps: int = 2000
     batch_size: int = 32
     gradient_accumulation: int = 1
+    curriculum: tuple[CurriculumStage, ...] = ()
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
     warmup_steps: int = 100
     schedule: Literal["linear", "cosine"] = "linear"
@@ -86,6 +104,8 @@ class LMTrainingConfig:
             raise ConfigError(f"gradient_clip must be positive, got {self.gradient_clip}")
         if not 0 <= self.warmup_steps < self.steps:
             raise ConfigError(f"warmup_steps must be less than steps ({self.steps}), got {self.warmup_steps}")
+        if sum(stage.steps for stage in self.curriculum) > self.steps:
+            raise ConfigError(f"the stages of the curriculum have more steps than the run ({self.steps})")
         if not 0 <= self.prompt_drop <= 1:
             raise ConfigError(f"prompt_drop is a share in [0, 1], got {self.prompt_drop}")
         if not 0 <= self.text_loss_weight < float("inf"):

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from tokvid.data.clips import ClipArray, SpriteDataConfig, materialise, open_clips
-from tokvid.errors import DataError, ShapeError
+from tokvid.errors import ConfigError, DataError, ShapeError
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
 from tokvid_lm.code_clips import CodedClips, code_clips, codes_dtype, encode_clips
-from tokvid_lm.collate import IGNORED, Collator, Documents
+from tokvid_lm.collate import IGNORED, Batch, BatchPlan, Collator, Documents
+from tokvid_lm.training_config import CurriculumStage, LMTrainingConfig
 from tokvid_tokenizers import VideoCodec
 
 CAPTIONS = ("a cat", "", "the little unicorn slides to the right over sand")
@@ -79,9 +80,36 @@ def test_samples_depend_on_their_number_alone(documents: Documents) -> None:
     dropped = ours.dropped(range(4000))
     assert dropped[100:110] == collator().dropped(range(100, 110))
     assert 0.22 < np.mean(dropped) < 0.28
-    whole, later = ours([4, 5, 6, 7]), collator()([6, 7])
+    whole = ours([Batch(samples=range(4, 8), latent_frames=None)])
+    later = collator()([Batch(samples=range(6, 8), latent_frames=None)])
     width = later["labels"].shape[1]
     assert torch.equal(whole["labels"][2:, :width], later["labels"])
+
+
+def test_a_curriculum_shows_beginnings_first_and_every_sample_once(documents: Documents) -> None:
+    stages = (CurriculumStage(steps=2, latent_frames=1, batch_size=5),)
+    plan = BatchPlan(LMTrainingConfig(steps=4, warmup_steps=1, batch_size=3, curriculum=stages), passes=2)
+    batches = [plan[number] for number in range(len(plan))]
+    assert [len(batch.samples) for batch in batches] == [5, 5, 5, 5, 3, 3, 3, 3]
+    assert [sample for batch in batches for sample in batch.samples] == list(range(32))
+    assert [batch.latent_frames for batch in batches] == [1] * 4 + [None] * 4
+    with pytest.raises(IndexError):
+        plan[8]
+    with pytest.raises(ConfigError, match="more steps than the run"):
+        LMTrainingConfig(steps=2, warmup_steps=1, curriculum=(*stages, *stages))
+
+
+@pytest.mark.parametrize("score_text", [False, True])
+def test_a_beginning_of_a_document_is_cut_after_a_latent_frame(documents: Documents, score_text: bool) -> None:
+    whole = documents.batch([2, 0], score_text=score_text)
+    cut = documents.batch([2, 0], score_text=score_text, latent_frames=1)
+    for row, short in zip(whole["input_ids"], cut["input_ids"], strict=True):
+        kept = int((short != documents.pad_id).sum())
+        assert torch.equal(short[:kept], row[:kept])
+    codes = documents.codes[[2, 0]]
+    scored = [row[row != IGNORED].tolist()[-6:] for row in cut["labels"]]
+    assert scored == codes[:, :6].tolist(), "a latent frame is 2x3 codes"
+    assert documents.batch([1], latent_frames=2)["labels"].tolist() == documents.batch([1])["labels"].tolist()
 
 
 def test_too_long_a_document_is_named(documents: Documents) -> None:
