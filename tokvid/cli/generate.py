@@ -35,11 +35,14 @@ def run(arguments: argparse.Namespace) -> int:
     if output.exists() and not arguments.force:
         raise DataError(f"{output} exists: give another name, or -f to overwrite it")
     height, width = parse_size(arguments.size)
+    from transformers.utils import logging as transformers_logging
+
     from tokvid.frames import to_pictures
     from tokvid.provenance import provenance
     from tokvid.video import Video, write_video
     from tokvid_lm import TextSegment, VideoLM, VideoSegment
 
+    transformers_logging.disable_progress_bar()  # one for every file of weights
     lm = VideoLM.from_pretrained(arguments.model)
     (clip,) = lm.generate(
         [TextSegment(arguments.caption)],
