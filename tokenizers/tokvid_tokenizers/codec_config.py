@@ -19,6 +19,9 @@ class CodecConfig:
 
     ``channels`` and the block counts have one entry a resolution, finest first: the stem cuts ``patch`` by ``patch``
     pixels, and each further entry halves height and width. So ``spatial_stride = patch * 2**(len(channels)-1)``.
+
+    With ``local_encoder`` a code is a function of its own block of pixels alone, while the decoder still looks around
+    and back: a little worse to look at, but what stands still keeps its codes, and a language model learns them sooner.
     """
 
     format_version: int = FORMAT_VERSION
@@ -27,6 +30,7 @@ class CodecConfig:
     channels: tuple[int, ...] = (128, 256)
     encoder_blocks: tuple[int, ...] = (2, 2)
     decoder_blocks: tuple[int, ...] = (2, 2)
+    local_encoder: bool = False
     quantizer: FSQConfig = field(default_factory=FSQConfig)
 
     def __post_init__(self) -> None:

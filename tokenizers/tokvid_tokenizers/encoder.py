@@ -18,7 +18,7 @@ class Encoder(nn.Module):
         self.temporal_stride = config.temporal_stride
         self.stem = Patchify(config.temporal_stride, config.patch, config.channels[0])
         self.blocks = nn.ModuleList(
-            ResidualStack(channels, count)
+            ResidualStack(channels, count, local=config.local_encoder)
             for channels, count in zip(config.channels, config.encoder_blocks, strict=True)
         )
         self.down = nn.ModuleList(

@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SHIFT_SHARE = 0.25
+"""Of the channels; those that show the latent frame before."""
+
 
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of ``[N,C,h,w]``, each position alone."""
@@ -29,20 +32,26 @@ def shift_from_past(features: Tensor, t: int, channels: int) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """``features + conv(silu(conv(shift(norm(features)))))`` with 3x3 convolutions; the last starts at zero."""
+    """``features + conv(silu(conv(shift(norm(features)))))`` with 3x3 convolutions; the last starts at zero.
 
-    def __init__(self, channels: int, shift_share: float = 0.25) -> None:
+    A ``local`` block has 1x1 convolutions and no shift: every position stands alone, in space and in time.
+    """
+
+    def __init__(self, channels: int, *, local: bool = False) -> None:
         super().__init__()
         self.norm = ChannelNorm(channels)
-        self.shift_channels = int(channels * shift_share)
-        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
+        self.shift_channels = 0 if local else int(channels * SHIFT_SHARE)
+        kernel = 1 if local else 3
+        self.conv_in = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
+        self.conv_out = nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor, t: int) -> Tensor:
         """``[B*t,C,h,w]`` -> the same shape; frame i sees frames i and before."""
-        hidden = shift_from_past(self.norm(features), t, self.shift_channels)
+        hidden = self.norm(features)
+        if self.shift_channels:
+            hidden = shift_from_past(hidden, t, self.shift_channels)
         hidden = F.silu(self.conv_in(hidden))
         out: Tensor = features + self.conv_out(hidden)
         return out
@@ -51,9 +60,9 @@ class ResidualBlock(nn.Module):
 class ResidualStack(nn.Module):
     """``count`` residual blocks in a row."""
 
-    def __init__(self, channels: int, count: int) -> None:
+    def __init__(self, channels: int, count: int, *, local: bool = False) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(channels) for _ in range(count))
+        self.blocks = nn.ModuleList(ResidualBlock(channels, local=local) for _ in range(count))
 
     def forward(self, features: Tensor, t: int) -> Tensor:
         """``[B*t,C,h,w]`` -> the same shape."""
