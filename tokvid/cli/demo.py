@@ -31,6 +31,7 @@ FAST_LM = (
     "data.train_clips=256",
     "data.held_out_clips=64",
     "training.steps=30",
+    "training.curriculum=[]",
     "training.warmup_steps=5",
     "training.validate_every=15",
     "evaluation.clips=16",
