@@ -138,7 +138,8 @@ class CodecTrainer:
         if self.step % self.config.validate_every == 0 and self.step < self.config.steps:
             values |= self.validate(log)
         log.step(self.step, losses, values, amount=frames.shape[0] * frames.shape[2])
-        if self.step % self.config.checkpoint_every == 0 and self.step < self.config.steps:
+        # The last one too: a finished run that is resumed has nothing left to train, and gives the same codec.
+        if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
             self.save_checkpoint()
 
     def batch(self, step: int) -> Tensor:
