@@ -184,3 +184,22 @@ def test_bad_overrides_are_refused(override: str, says: str) -> None:
 def test_did_you_mean() -> None:
     assert did_you_mean("trian", ["train", "held_out"]) == "did you mean 'train'?"
     assert did_you_mean("zzz", ["b", "a"]) == "known: a, b"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stage:
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    stages: tuple[_Stage, ...] = ()
+
+
+def test_a_list_of_sections_is_plain_and_comes_back() -> None:
+    plan = _Plan(stages=(_Stage(steps=1), _Stage(steps=2)))
+    plain = to_mapping(plan)
+    assert json.loads(json.dumps(plain)) == {"stages": [{"steps": 1}, {"steps": 2}]}
+    assert from_mapping(_Plan, plain) == plan
+    with pytest.raises(ConfigError, match=r"stages\[1\]\.step"):
+        from_mapping(_Plan, {"stages": [{"steps": 1}, {"step": 2}]})
