@@ -19,6 +19,7 @@ from tokvid.errors import DataError, ShapeError
 from tokvid_lm.code_clips import CodedClips
 from tokvid_lm.noise import uniform
 from tokvid_lm.processor import VideoProcessor
+from tokvid_lm.templates import CODE
 from tokvid_lm.training_config import LMTrainingConfig
 
 IGNORED = -100
@@ -31,22 +32,24 @@ _DROP_STREAM = 0x50D0  # parts the noise that drops captions from the sampler's 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Documents:
-    """N documents ``start | caption | header | codes | close | end`` of one grid, as ids.
+    """N documents ``start | caption | header | body | close | end`` of one grid, as ids.
 
-    ``captions`` holds all captions' ids end to end, number n from ``bounds[n]`` to ``bounds[n+1]``; ``codes`` is
-    ``[N,S]``. The other pieces are the same for all documents.
+    ``captions`` holds all captions' ids end to end, number n from ``bounds[n]`` to ``bounds[n+1]``; ``body`` is
+    ``[N,L]``, codes and separators. The other pieces are the same for all documents.
     """
 
     start: _Ids
     captions: _Ids
     bounds: npt.NDArray[np.int64]
     header: _Ids
-    codes: _Ids
+    body: _Ids
+    is_code: npt.NDArray[np.bool_]
+    """``[L]``: where the body holds codes; elsewhere it holds separators, which the grammar forces."""
     close: _Ids
     end: _Ids
     pad_id: int
-    codes_a_frame: int
-    """Codes of one latent frame; they stand together."""
+    frame_length: int
+    """Places of the body that one latent frame takes."""
 
     @classmethod
     def build(cls, processor: VideoProcessor, clips: CodedClips) -> Documents:
@@ -58,21 +61,23 @@ class Documents:
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or [0])[0]
         texts = [processor.encode_text(caption) for caption in clips.captions]
         videos = torch.cat([processor.encode_codes(part.long()).int() for part in clips.codes.split(_CHUNK)])
-        first, last = len(header), len(header) + grid.cells * processor.vocabulary.num_codebooks
+        body = processor.template.body(grid)
+        first, last = len(header), len(header) + len(body)
         return cls(
             start=np.array(processor.start_ids(), np.int32),
             captions=np.array([token for text in texts for token in text], np.int32),
             bounds=np.cumsum([0, *map(len, texts)]),
             header=np.array(header, np.int32),
-            codes=videos[:, first:last].contiguous().numpy(),
+            body=videos[:, first:last].contiguous().numpy(),
+            is_code=(body == CODE).numpy(),
             close=videos[0, last:].numpy().copy(),
             end=np.array(end, np.int32),
             pad_id=int(pad),
-            codes_a_frame=grid.h * grid.w * processor.vocabulary.num_codebooks,
+            frame_length=len(body) // grid.t,
         )
 
     def __len__(self) -> int:
-        return len(self.codes)
+        return len(self.body)
 
     def caption(self, number: int) -> _Ids:
         """The ids of one caption."""
@@ -80,12 +85,12 @@ class Documents:
 
     def ids(self, number: int) -> _Ids:
         """The whole document ``number``."""
-        return np.concatenate([self.start, self.caption(number), self.header, self.codes[number], self.close, self.end])
+        return np.concatenate([self.start, self.caption(number), self.header, self.body[number], self.close, self.end])
 
     @property
     def longest(self) -> int:
         """Ids of the longest document."""
-        fixed = len(self.start) + len(self.header) + self.codes.shape[1] + len(self.close) + len(self.end)
+        fixed = len(self.start) + len(self.header) + self.body.shape[1] + len(self.close) + len(self.end)
         return int(fixed + np.diff(self.bounds).max())
 
     def check_context(self, positions: int | None) -> None:
@@ -118,20 +123,24 @@ class Documents:
         texts = [self.caption(n) for n in numbers]
         if dropped is not None:
             texts = [text[:0] if gone else text for text, gone in zip(texts, dropped, strict=True)]
-        shown = self.codes.shape[1] if latent_frames is None else latent_frames * self.codes_a_frame
-        codes = self.codes[:, :shown]
-        tail = [self.close, self.end] if score_text and codes.shape == self.codes.shape else []
-        fixed = len(self.start) + len(self.header) + codes.shape[1] + sum(map(len, tail))
+        is_code = self.is_code if latent_frames is None else self.is_code[: latent_frames * self.frame_length]
+        whole = len(is_code) == len(self.is_code)
+        tail = [self.close, self.end] if score_text and whole else []
+        # Nothing after the last code is scored, unless the text is.
+        shown = len(is_code) if tail else int(is_code.nonzero()[0].max()) + 1
+        is_code = is_code[:shown]
+        fixed = len(self.start) + len(self.header) + shown + sum(map(len, tail))
         width = fixed + max(map(len, texts))
         input_ids = np.full((len(texts), width), self.pad_id, np.int64)
         labels = np.full((len(texts), width), IGNORED, np.int64)
+        ends = [(self.close, False), (self.end, score_text)] if tail else []
         for row, target, number, text in zip(input_ids, labels, numbers, texts, strict=True):
             place = 0
-            pieces = ((self.start, False), (text, score_text), (self.header, False), (codes[number], True))
-            for piece, scored in (*pieces, (self.close, False), (self.end, score_text))[: 4 + len(tail)]:
-                row[place : place + len(piece)] = piece
-                if scored:
-                    target[place : place + len(piece)] = piece
+            pieces: list[tuple[_Ids, bool | npt.NDArray[np.bool_]]] = [(self.start, False), (text, score_text)]
+            for piece, scored in (*pieces, (self.header, False), (self.body[number, :shown], is_code), *ends):
+                span = slice(place, place + len(piece))
+                row[span] = piece
+                target[span] = np.where(scored, piece, IGNORED)
                 place += len(piece)
         return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
 

@@ -16,7 +16,7 @@ from transformers import LogitsProcessor
 from tokvid.errors import ModelError
 from tokvid.grid import Grid
 from tokvid_lm.layout import RasterLayout
-from tokvid_lm.templates import BareTemplate
+from tokvid_lm.templates import CODE, BareTemplate
 from tokvid_lm.vocabulary import VideoVocabulary
 
 FINISHED = -1
@@ -62,12 +62,14 @@ class Grammar:
         *,
         pad_id: int | None = None,
     ) -> Grammar:
-        """One whole video of ``grid``: its forced header, a code of the right codebook per position, its end.
+        """One whole video of ``grid``: forced header and separators, a code of the right codebook elsewhere, its end.
 
         A finished row emits ``pad_id`` (None: ``<|/video|>`` again).
         """
+        body = template.body(grid)
+        separators = body[body != CODE].tolist()
         forced = template.header(grid)
-        singles = sorted({*forced, vocabulary.close_id})
+        singles = sorted({*forced, *separators, vocabulary.close_id})
         masks = torch.zeros(vocabulary.num_codebooks + len(singles), vocabulary.total_size, dtype=torch.bool)
         for codebook in range(vocabulary.num_codebooks):
             ids = vocabulary.code_range(codebook)
@@ -75,10 +77,13 @@ class Grammar:
         row_of = {token: vocabulary.num_codebooks + row for row, token in enumerate(singles)}
         for token, row in row_of.items():
             masks[row, token] = True
+        middle = torch.empty_like(body)
+        middle[body == CODE] = layout.codebooks(grid, vocabulary.num_codebooks)
+        middle[body != CODE] = torch.tensor([row_of[token] for token in separators], dtype=torch.int64)
         program = torch.cat(
             [
                 torch.tensor([row_of[token] for token in forced], dtype=torch.int64),
-                layout.codebooks(grid, vocabulary.num_codebooks),
+                middle,
                 torch.tensor([row_of[vocabulary.close_id]], dtype=torch.int64),
             ]
         )

@@ -116,7 +116,7 @@ def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: tuple[str, ...]) -> 
     """The model of a recipe before its first step, in float32; the same for the same seed and captions."""
     model = recipe.model
     if not isinstance(model, ScratchModelConfig):
-        lm = VideoLM.extend(model.name, codec=codec, seed=recipe.seed)
+        lm = VideoLM.extend(model.name, codec=codec, template=recipe.template, seed=recipe.seed)
         lm.model.float()
         return lm
     tokenizer = train_text_tokenizer(captions, model.text_vocab_size)
@@ -134,7 +134,9 @@ def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: tuple[str, ...]) -> 
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(recipe.seed)
-    return VideoLM.extend(LlamaForCausalLM(config), codec=codec, tokenizer=tokenizer, seed=recipe.seed)
+    return VideoLM.extend(
+        LlamaForCausalLM(config), codec=codec, tokenizer=tokenizer, template=recipe.template, seed=recipe.seed
+    )
 
 
 def _train(
@@ -266,7 +268,7 @@ def _facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict[st
     quiet = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
     facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
     kept = {name: value for name, value in facts.items() if name not in ("output", "codec", "evaluation")}
-    digest = hashlib.sha256(documents.codes.tobytes() + documents.captions.tobytes()).hexdigest()
+    digest = hashlib.sha256(documents.body.tobytes() + documents.captions.tobytes()).hexdigest()
     plain: dict[str, Any] = json.loads(json.dumps(kept | {"codec_id": codec.codec_id, "documents": digest}))
     return plain
 

@@ -154,6 +154,7 @@ class LMRecipe:
     data: DataConfig = field(default_factory=SpriteDataConfig)
     codec: str
     model: ModelConfig = field(default_factory=ScratchModelConfig)
+    template: Literal["rows", "bare"] = "rows"
     training: LMTrainingConfig = field(default_factory=LMTrainingConfig)
     evaluation: LMEvaluationConfig = field(default_factory=LMEvaluationConfig)
 

@@ -24,7 +24,7 @@ from tokvid_lm.layout import RasterLayout
 from tokvid_lm.processor import VideoProcessor, codec_device
 from tokvid_lm.samplers.next_token import Sampling, check_context, sample_next_token
 from tokvid_lm.segments import Segment, TextSegment, VideoSegment
-from tokvid_lm.templates import build_template
+from tokvid_lm.templates import CODE, build_template
 from tokvid_lm.vocabulary import VideoVocabulary
 from tokvid_tokenizers import VideoCodec, load_codec
 
@@ -47,7 +47,7 @@ class VideoLM:
         vocabulary: VideoVocabulary,
         codec: VideoCodec,
         *,
-        template: str = "bare",
+        template: str = "rows",
     ) -> None:
         if (codec.codebook_size, codec.num_codebooks) != (vocabulary.codebook_size, vocabulary.num_codebooks):
             raise ModelError(
@@ -73,13 +73,14 @@ class VideoLM:
         *,
         codec: VideoCodec | str | Path,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        template: str = "rows",
         seed: int = 0,
     ) -> VideoLM:
         """Give a causal language model the codes of ``codec`` as new ids; see :func:`tokvid_lm.extend.extend`."""
         if isinstance(codec, str | Path):
             codec = load_codec(codec)
         extended = extend(model, codec, tokenizer=tokenizer, seed=seed)
-        return cls(extended.model, extended.tokenizer, extended.vocabulary, codec)
+        return cls(extended.model, extended.tokenizer, extended.vocabulary, codec, template=template)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype | None = None) -> VideoLM:
@@ -201,10 +202,12 @@ class VideoLM:
     ) -> Tensor:
         """Codes ``[prompts*copies,K,t,h,w]``. Header and end are forced, so they are written, not sampled."""
         grammar = Grammar.video(self.vocabulary, self.template, self.layout, grid)
-        num_codes = grid.cells * self.vocabulary.num_codebooks
+        body = self.template.body(grid)
+        is_code = body == CODE
+        last_code = int(is_code.nonzero().max())
         prompts = [ids for segments in batch for ids in [self.encode_prompt(segments, grid)] * copies]
         # The last id drawn and the end are never fed here, but whoever goes on with the document will feed them.
-        check_context(self.model, max(len(ids) for ids in prompts) + num_codes + 1)
+        check_context(self.model, max(len(ids) for ids in prompts) + len(body) + 1)
         null = self.processor.null_prompt(grid)
         parts = []
         for start in range(0, len(prompts), batch_size):
@@ -214,13 +217,13 @@ class VideoLM:
                 chunk,
                 grammar,
                 sampling,
-                num_steps=num_codes,
+                num_steps=last_code + 1,
                 first_step=len(self.template.header(grid)),
                 null_prompts=[null] * len(chunk),
                 sample_indices=torch.arange(start, start + len(chunk)),
                 autocast=autocast,
             )
-            parts.append(self.processor.decode_codes(ids.cpu(), grid))
+            parts.append(self.processor.decode_codes(ids.cpu()[:, is_code[: last_code + 1]], grid))
             if progress is not None:
                 progress(start + len(chunk), len(prompts))
         return torch.cat(parts)

@@ -17,8 +17,9 @@ from tokvid.config import from_mapping, to_mapping
 from tokvid.errors import ModelError, ShapeError
 
 OPEN, CLOSE, MASK, SEPARATOR, END_OF_HEADER = "<|video|>", "<|/video|>", "<|mask|>", "<|x|>", "<|codes|>"
+END_OF_FRAME = "<|frame|>"
 DIGITS = tuple(f"<|{digit}|>" for digit in range(10))
-SPECIAL_TOKENS = (OPEN, CLOSE, MASK, *DIGITS, SEPARATOR, END_OF_HEADER)
+SPECIAL_TOKENS = (OPEN, CLOSE, MASK, *DIGITS, SEPARATOR, END_OF_HEADER, END_OF_FRAME)
 
 
 @dataclass(frozen=True, kw_only=True)

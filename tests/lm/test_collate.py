@@ -48,7 +48,8 @@ def test_a_batch_pads_on_the_right_and_scores_what_is_not_forced(
     offset, eos = video_lm.vocabulary.code_offset, video_lm.tokenizer.eos_token_id
     for row, labels, number in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), [2, 0, 1], strict=True):
         ids = documents.ids(number).tolist()
-        kept = ids if score_text else ids[:-2]
+        last_code = max(place for place, token in enumerate(ids) if token >= offset)
+        kept = ids if score_text else ids[: last_code + 1]
         assert row == (kept + [documents.pad_id] * len(row))[: len(row)]
         text = documents.caption(number).tolist()
         expected = (text if score_text else []) + [i for i in ids if i >= offset] + ([eos] if score_text else [])
@@ -62,7 +63,7 @@ def test_a_dropped_caption_leaves_the_null_prompt(video_lm: VideoLM, clips: Code
     batch = documents.batch([2, 0], dropped=[True, False])
     null = video_lm.processor.null_prompt(clips.grid).tolist()
     assert batch["input_ids"][0, : len(null)].tolist() == null
-    assert batch["input_ids"][0, len(null) : len(null) + 12].tolist() == documents.codes[2].tolist()
+    assert batch["input_ids"][0, len(null) : len(null) + 17].tolist() == documents.body[2, :17].tolist()
     prompt = video_lm.encode_prompt([TextSegment(CAPTIONS[0])], clips.grid).tolist()
     assert batch["input_ids"][1, : len(prompt)].tolist() == prompt
 
@@ -106,7 +107,7 @@ def test_a_beginning_of_a_document_is_cut_after_a_latent_frame(documents: Docume
     for row, short in zip(whole["input_ids"], cut["input_ids"], strict=True):
         kept = int((short != documents.pad_id).sum())
         assert torch.equal(short[:kept], row[:kept])
-    codes = documents.codes[[2, 0]]
+    codes = documents.body[[2, 0]][:, documents.is_code]
     scored = [row[row != IGNORED].tolist()[-6:] for row in cut["labels"]]
     assert scored == codes[:, :6].tolist(), "a latent frame is 2x3 codes"
     assert documents.batch([1], latent_frames=2)["labels"].tolist() == documents.batch([1])["labels"].tolist()

@@ -12,7 +12,7 @@ from tokvid.errors import ModelError, ShapeError
 from tokvid.grid import Grid
 from tokvid_lm.layout import RasterLayout
 from tokvid_lm.segments import split
-from tokvid_lm.templates import BareTemplate, build_template
+from tokvid_lm.templates import CODE, build_template
 
 grids = st.builds(Grid, t=st.integers(1, 12), h=st.integers(1, 11), w=st.integers(1, 11))
 
@@ -47,11 +47,11 @@ def test_wrong_shapes_raise() -> None:
         layout.unflatten(torch.zeros(1, 15), Grid(t=2, h=2, w=2), 2)
 
 
-@settings(max_examples=40, deadline=None)
-@given(grid=grids, seed=st.integers(0, 2**32))
-def test_template_builds_what_it_parses(grid: Grid, seed: int) -> None:
+@settings(max_examples=60, deadline=None)
+@given(grid=grids, seed=st.integers(0, 2**32), kind=st.sampled_from(["bare", "rows"]))
+def test_template_builds_what_it_parses(grid: Grid, seed: int, kind: str) -> None:
     vocabulary = build_vocabulary()
-    template = BareTemplate(vocabulary)
+    template = build_template(kind, vocabulary)
     books = RasterLayout().codebooks(grid, vocabulary.num_codebooks)
     codes = torch.randint(vocabulary.codebook_size, books.shape, generator=torch.Generator().manual_seed(seed))
     code_ids = vocabulary.codes_to_ids(codes, books)
@@ -73,7 +73,7 @@ def test_template_refuses_what_it_would_not_write() -> None:
     broken = {
         "starts with": good[1:],
         "ends with <": good[:-1],
-        "holds 40 codes, got 39": good[:-2] + good[-1:],
+        "holds 40 codes and separators, got 39": good[:-2] + good[-1:],
         "without leading zeros": [good[0], zero, *good[1:]],
         "t x h x w": [*good[:end], x, *good[end:]],
         "neither a digit": [good[0], 3, *good[1:]],
@@ -84,6 +84,19 @@ def test_template_refuses_what_it_would_not_write() -> None:
             template.parse(ids)
     with pytest.raises(ModelError, match="unknown template 'bear': did you mean 'bare'"):
         build_template("bear", vocabulary)
+
+
+def test_rows_are_numbered_frames_separated_and_a_wrong_separator_is_named() -> None:
+    vocabulary = build_vocabulary()
+    template = build_template("rows", vocabulary)
+    grid = Grid(t=2, h=1, w=1)
+    zero, frame = vocabulary.special["<|0|>"], vocabulary.special["<|frame|>"]
+    assert template.body(grid).tolist() == [zero, CODE, CODE, frame] * 2
+    assert template.body(Grid(t=1, h=11, w=1)).tolist()[-5:] == [*template.digits(10), CODE, CODE, frame]
+    (good,) = template.build(torch.full((1, 4), vocabulary.code_offset), grid).tolist()
+    good[-2] = zero
+    with pytest.raises(ModelError, match=f"place 7 of a 2x1x1 video is for id {frame}, got {zero}"):
+        template.parse(good)
 
 
 @settings(max_examples=60, deadline=None)

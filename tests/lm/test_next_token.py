@@ -162,7 +162,7 @@ def test_noise_is_uniform_and_unrelated() -> None:
 
 def test_text_rows_end_on_their_own() -> None:
     model = build_model("llama", rows=VOCABULARY.total_size)
-    ends = list(range(200))
+    ends = list(range(100))
     grammar = Grammar.text(VOCABULARY, ends)
     ids = sample_next_token(model, [torch.tensor([i + 200]) for i in range(8)], grammar, Sampling(), num_steps=30)
     assert ids.shape[1] < 30

@@ -11,6 +11,7 @@ from tests.lm.tiny import TEXT_SIZE
 from tokvid.errors import ModelError, ShapeError
 from tokvid.grid import Grid
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
+from tokvid_lm.templates import CODE
 from tokvid_lm.vocabulary import SPECIAL_TOKENS
 
 BOS, EOS = 256, 257
@@ -61,8 +62,10 @@ def test_a_document_reads_bos_text_video_eos(video_lm: VideoLM) -> None:
     header = [special[name] for name in names]
     assert ids[: 1 + len(text) + len(header)] == [BOS, *text, *header]
     assert ids[-2:] == [special["<|/video|>"], EOS]
-    assert len(ids) == 1 + 2 + len(header) + 60 + 2
-    assert min(ids[11:-2]) >= video_lm.vocabulary.code_offset
+    body = video_lm.template.body(grid)
+    assert len(ids) == 1 + 2 + len(header) + len(body) + 2
+    is_code = torch.tensor(ids[11:-2]) >= video_lm.vocabulary.code_offset
+    assert torch.equal(is_code, body == CODE) and int(is_code.sum()) == 60
 
 
 @pytest.mark.parametrize("word", [*SPECIAL_TOKENS, "<s>", "</s>", "<pad>"])
@@ -92,7 +95,8 @@ def test_prompts_stop_before_the_first_code(video_lm: VideoLM) -> None:
     whole = video_lm.processor.encode([TextSegment("hi"), VideoSegment(codes=_codes(grid))])
     prompt = video_lm.encode_prompt([TextSegment("hi")], grid)
     assert torch.equal(prompt, whole[: len(prompt)])
-    assert int(whole[len(prompt)]) >= video_lm.vocabulary.code_offset > int(prompt.max())
+    first_code = len(prompt) + int((video_lm.template.body(grid) == CODE).nonzero()[0])
+    assert int(whole[first_code]) >= video_lm.vocabulary.code_offset > int(whole[:first_code].max())
     null = video_lm.processor.null_prompt(grid).tolist()
     assert null == [BOS, *video_lm.template.header(grid)]
 

@@ -141,7 +141,7 @@ def test_parts_that_do_not_fit_together_raise(video_lm: VideoLM, codec: VideoCod
         VideoLM(video_lm.model, build_tokenizer(), video_lm.vocabulary, codec)
     crowded = copy.deepcopy(video_lm.tokenizer)
     crowded.add_tokens(["more"])
-    with pytest.raises(ModelError, match="'more' has id 274, which is the id of a code"):
+    with pytest.raises(ModelError, match="'more' has id 275, which is the id of a code"):
         VideoLM(video_lm.model, crowded, video_lm.vocabulary, codec)
     with pytest.raises(ModelError, match="the codec 1 of 4096"):
         VideoLM(video_lm.model, video_lm.tokenizer, video_lm.vocabulary, load_codec("preset:small"))

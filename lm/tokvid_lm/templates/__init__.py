@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tokvid.errors import ModelError, did_you_mean
-from tokvid_lm.templates.bare import BareTemplate
+from tokvid_lm.templates.bare import CODE, BareTemplate
+from tokvid_lm.templates.rows import RowsTemplate
 from tokvid_lm.vocabulary import VideoVocabulary
 
-_TEMPLATES = {BareTemplate.kind: BareTemplate}
+_TEMPLATES: dict[str, type[BareTemplate]] = {template.kind: template for template in (BareTemplate, RowsTemplate)}
 
 
 def build_template(kind: str, vocabulary: VideoVocabulary) -> BareTemplate:
@@ -16,4 +17,4 @@ def build_template(kind: str, vocabulary: VideoVocabulary) -> BareTemplate:
     return _TEMPLATES[kind](vocabulary)
 
 
-__all__ = ["BareTemplate", "build_template"]
+__all__ = ["CODE", "BareTemplate", "RowsTemplate", "build_template"]

@@ -15,9 +15,12 @@ from tokvid.errors import ModelError, ShapeError
 from tokvid.grid import Grid
 from tokvid_lm.vocabulary import DIGITS, END_OF_HEADER, SEPARATOR, VideoVocabulary
 
+CODE = -1
+"""Stands in a body where a code will be."""
+
 
 class BareTemplate:
-    """Builds and parses the sequence of one video."""
+    """Builds and parses the sequence of one video: a header, a body, an end. Other templates change the body."""
 
     kind = "bare"
 
@@ -33,12 +36,23 @@ class BareTemplate:
         for place, size in enumerate((grid.t, grid.h, grid.w)):
             if place:
                 ids.append(special[SEPARATOR])
-            ids.extend(self._digit_ids[int(digit)] for digit in str(size))
+            ids.extend(self.digits(size))
         return [*ids, special[END_OF_HEADER]]
+
+    def digits(self, number: int) -> list[int]:
+        """The ids of the decimal digits of ``number``, without leading zeros."""
+        return [self._digit_ids[int(digit)] for digit in str(number)]
+
+    def body(self, grid: Grid) -> Tensor:
+        """What stands between header and end, int64 ``[L]``: :data:`CODE` for a code, else the id of a separator.
+
+        Every latent frame takes L/t places, and frames follow one another.
+        """
+        return torch.full((grid.cells * self.vocabulary.num_codebooks,), CODE)
 
     def length(self, grid: Grid) -> int:
         """How many ids a video of this grid takes, header and end included."""
-        return len(self.header(grid)) + grid.cells * self.vocabulary.num_codebooks + 1
+        return len(self.header(grid)) + len(self.body(grid)) + 1
 
     def build(self, code_ids: Tensor, grid: Grid) -> Tensor:
         """Dress ``code_ids`` ``[B,S]`` as whole videos ``[B, length(grid)]``."""
@@ -48,7 +62,9 @@ class BareTemplate:
         rows = code_ids.shape[0]
         header = torch.tensor(self.header(grid), dtype=code_ids.dtype, device=code_ids.device)
         close = code_ids.new_full((rows, 1), self.vocabulary.close_id)
-        return torch.cat([header.expand(rows, -1), code_ids, close], dim=1)
+        body = self.body(grid).to(code_ids).repeat(rows, 1)
+        body[body == CODE] = code_ids.flatten()
+        return torch.cat([header.expand(rows, -1), body, close], dim=1)
 
     def parse(self, ids: Sequence[int]) -> tuple[Grid, Tensor]:
         """The inverse of :meth:`build` for one whole video: its grid and its code ids, int64 ``[S]``.
@@ -64,11 +80,14 @@ class BareTemplate:
             raise ModelError("the header of a video ends with <|codes|>; these ids have none")
         end = ids.index(end_of_header)
         grid = self._parse_sizes(ids[1:end])
-        codes = ids[end + 1 : -1]
-        expected = grid.cells * self.vocabulary.num_codebooks
-        if len(codes) != expected:
-            raise ModelError(f"a video with a {grid} header holds {expected} codes, got {len(codes)}")
-        return grid, torch.tensor(codes, dtype=torch.int64)
+        found, body = torch.tensor(ids[end + 1 : -1], dtype=torch.int64), self.body(grid)
+        if len(found) != len(body):
+            raise ModelError(f"a video with a {grid} header holds {len(body)} codes and separators, got {len(found)}")
+        wrong = (found != body) & (body != CODE)
+        if bool(wrong.any()):
+            place = int(wrong.nonzero()[0])
+            raise ModelError(f"place {place} of a {grid} video is for id {int(body[place])}, got {int(found[place])}")
+        return grid, found[body == CODE]
 
     def _parse_sizes(self, ids: list[int]) -> Grid:
         sizes: list[str] = [""]
