@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=17, help="number of frames (default 17)")
     parser.add_argument("--size", default="32x32", metavar="HxW", help="height and width in pixels (default 32x32)")
     parser.add_argument("--fps", type=float, default=8.0, help="frames a second of the file (default 8)")
-    parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance; 1 is off (default 3)")
+    parser.add_argument("--guidance", type=float, default=2.5, help="classifier-free guidance; 1 is off (default 2.5)")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-k", type=int, default=None)
     parser.add_argument("--top-p", type=float, default=None)
