@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tokvid.atomic import remove_folder, write_text
+from tokvid.cli.clips import load_splits
 from tokvid.cli.progress import counted
 from tokvid.cli.stages import Stages
-from tokvid.data.clips import ClipArray, DataConfig, FolderDataConfig, SpriteDataConfig, materialise, open_clips
+from tokvid.data.clips import ClipArray, DataConfig, FolderDataConfig, SpriteDataConfig
 from tokvid.errors import DataError
 from tokvid.provenance import provenance
 from tokvid.report.page import Figure
@@ -137,19 +138,6 @@ def make_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, output: Path, stag
         figures=headline_figures(facts, judged=oracle is not None and not fast),
         facts=facts,
     )
-
-
-def load_splits(config: Any) -> tuple[ClipArray, ClipArray]:
-    """Training and held-out clips in memory, with a bar; what is skipped is counted and named."""
-    splits = []
-    for split in ("train", "held_out"):
-        with counted(f"{split} clips") as progress:
-            clips = materialise(open_clips(config, split), progress=progress)
-        if clips.skipped:
-            names = ", ".join(name for name, _ in clips.skipped[:5])
-            print(f"{len(clips.skipped)} skipped in {split}: {names}{', ...' if len(clips.skipped) > 5 else ''}")
-        splits.append(clips)
-    return splits[0], splits[1]
 
 
 def check_captions(config: DataConfig, clips: ClipArray) -> None:

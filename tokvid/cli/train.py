@@ -11,7 +11,7 @@ import argparse
 import json
 from typing import Any
 
-from tokvid.cli.demo_run import load_splits
+from tokvid.cli.clips import load_splits
 from tokvid.cli.progress import counted
 from tokvid.errors import ConfigError, did_you_mean
 from tokvid.recipe import load_recipe
