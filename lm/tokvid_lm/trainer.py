@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -27,8 +23,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from tokvid.checkpoint import atomic_folder, keep_last, newest_valid, seal, step_folder
+from tokvid.checkpoint import atomic_folder, keep_last, seal, step_folder
 from tokvid.errors import TrainingError
+from tokvid.interruption import deferred_interrupt
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid_lm.training_config import LMTrainingConfig
 
@@ -57,7 +54,7 @@ class LMTrainer(Trainer):
         self.run_log = log
         self.run_facts = facts
         self.validate = validate
-        self.interrupted = False
+        self.interrupted: Callable[[], bool] = lambda: False
         self._parts: dict[str, Tensor] = {}
         model: PreTrainedModel = trainer["model"]
         use_cache = model.config.use_cache
@@ -80,10 +77,13 @@ class LMTrainer(Trainer):
         return torch.bfloat16 if self.args.bf16 else None
 
     def run(self, checkpoint: Path | None) -> None:
-        """Train to the last step; Ctrl-C finishes the step, saves, and raises KeyboardInterrupt with one line."""
-        with self._ctrl_c():
+        """Train to the last step; Ctrl-C finishes the step, saves, and raises KeyboardInterrupt with one line.
+
+        A second Ctrl-C stops at once.
+        """
+        with deferred_interrupt() as self.interrupted:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if self.interrupted and self.state.global_step < self.run_config.steps:
+        if self.interrupted() and self.state.global_step < self.run_config.steps:
             step = self.state.global_step
             raise KeyboardInterrupt(
                 f"stopped at step {step}; {step_folder(self.output, step)} is saved, add --resume to go on"
@@ -144,27 +144,6 @@ class LMTrainer(Trainer):
             if self.args.should_save:
                 shutil.rmtree(scratch, ignore_errors=True)
 
-    @contextmanager
-    def _ctrl_c(self) -> Iterator[None]:
-        """The first Ctrl-C only asks: a step cut in half could not be resumed exactly. The second one stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.getsignal(signal.SIGINT)
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self.interrupted:
-                signal.signal(signal.SIGINT, before)
-                newest = newest_valid(self.output).path
-                raise KeyboardInterrupt(f"stopped at once; {newest or 'no checkpoint'} is what is left of the run")
-            self.interrupted = True
-
-        signal.signal(signal.SIGINT, ask)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
 
 class _Duties(TrainerCallback):
     """What is due at the end of a step: validation, the log, a checkpoint."""
@@ -189,8 +168,8 @@ class _Duties(TrainerCallback):
             )
             trainer.run_log.step(step, {"loss": loss}, values, amount=parts["code_count"] * args.world_size)
         last = step >= config.steps
-        if not last and (step % config.checkpoint_every == 0 or trainer.interrupted):
+        if not last and (step % config.checkpoint_every == 0 or trainer.interrupted()):
             control.should_save = True
-        if trainer.interrupted:
+        if trainer.interrupted():
             control.should_training_stop = True
         return control

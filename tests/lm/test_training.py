@@ -210,6 +210,20 @@ def test_ctrl_c_saves_and_resumes_to_the_same_weights(
         assert torch.equal(tensor, resumed.lm.model.state_dict()[name]), name
 
 
+def test_a_run_that_ignores_ctrl_c_goes_on_ignoring_it(
+    whole: TrainedLM, codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell starts what it runs in the background so: the Ctrl-C of another command must not end it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        at_step(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
+        trained = train(recipe(tmp_path), codec)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert trained.losses == whole.losses
+
+
 def test_a_loss_that_is_nan_names_the_step_and_leaves_the_last_checkpoint(
     codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,13 +23,13 @@ from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray
 from tokvid.errors import CheckpointError, DataError, TrainingError
 from tokvid.frames import to_model, to_pictures
+from tokvid.interruption import deferred_interrupt
 from tokvid.optimizer import build_optimizer, set_learning_rate, warmup_then_linear
 from tokvid.report.pictures import contact_sheet, side_by_side
 from tokvid.runtime import bf16_is_fast, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.evaluation import CodecEvaluation, evaluate_codec
-from tokvid_tokenizers.interruption import deferred_interrupt
 from tokvid_tokenizers.losses.reconstruction import reconstruction_loss
 from tokvid_tokenizers.training_config import CodecRecipe
 

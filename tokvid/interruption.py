@@ -1,4 +1,7 @@
-"""Ctrl-C that waits for a safe moment: half of an update must never be saved as if it were the whole."""
+"""Ctrl-C that waits for a safe moment: half of an update must never be saved as if it were the whole.
+
+Nothing here knows what is being done, or what is saved when it stops.
+"""
 
 from __future__ import annotations
 
