@@ -23,9 +23,14 @@ from tests.integration.conftest import FinishedDemo
 from tests.integration.processes import SOURCES, environment, run, succeed, tokvid
 from tokvid import __version__, read_video
 from tokvid.cli import demo as demo_verb
+from tokvid.cli.demo_run import count_sprites, make_oracle
+from tokvid.data.clips import materialise, open_clips
+from tokvid.metrics.psnr_ssim import psnr
 from tokvid.training_log import read_log
 from tokvid.video import probe_video
 from tokvid_lm import VideoLM
+from tokvid_tokenizers import load_codec
+from tokvid_tokenizers.evaluation import reconstruct
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +82,21 @@ def test_the_metrics_hold_figures_versions_and_times(fast_demo: FinishedDemo) ->
     assert made["seed"] == 0 and made["command"] == "tokvid demo --fast --output runs/demo"
     seconds = metrics["seconds"]
     assert len(seconds) == 7 and seconds["total"] >= max(value for name, value in seconds.items() if name != "total")
+
+
+def test_the_figures_of_the_codec_are_those_of_its_saved_weights(fast_demo: FinishedDemo) -> None:
+    """PSNR and the oracle speak of the same reconstructions: those of the codec as it was saved."""
+    metrics = json.loads((fast_demo.folder / "metrics.json").read_text(encoding="utf-8"))["codec"]
+    data = demo_verb.recipes(fast=True, data=None, output=Path("runs/demo"))[0].data
+    held_out = materialise(open_clips(data, "held_out"))
+    shown = reconstruct(load_codec(fast_demo.folder / "codec" / "codec"), held_out.frames)
+    each = [psnr(*pair) for pair in zip(held_out.frames, shown.pictures, strict=True)]
+    # Another number of threads may round a pixel otherwise.
+    assert metrics["psnr"] == pytest.approx(np.mean(each), abs=1e-4)
+    oracle = make_oracle(data)
+    assert oracle is not None
+    judged = metrics["sprite"]["count"]
+    assert metrics["sprite"] == count_sprites(oracle, held_out.captions[:judged], shown.pictures[:judged])
 
 
 def test_the_videos_open_and_tell_where_they_come_from(fast_demo: FinishedDemo) -> None:

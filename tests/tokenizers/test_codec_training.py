@@ -16,8 +16,11 @@ from tokvid.checkpoint import newest_valid
 from tokvid.config import from_mapping
 from tokvid.data.clips import ClipArray
 from tokvid.errors import CheckpointError, ConfigError, DataError, TrainingError
+from tokvid.metrics.psnr_ssim import psnr
 from tokvid.optimizer import AdamWConfig, MuonConfig
 from tokvid_tokenizers import VideoCodec, load_codec
+from tokvid_tokenizers import training as training_module
+from tokvid_tokenizers.evaluation import reconstruct
 from tokvid_tokenizers.training import CODEC_FOLDER, RECIPE_FILE, CodecTrainer, train_codec
 from tokvid_tokenizers.training_config import CodecRecipe
 
@@ -43,6 +46,22 @@ def test_a_few_steps_lower_the_loss(
     assert load_codec(trained.folder).codec_id == trained.codec.codec_id
     saved = json.loads((tmp_path / RECIPE_FILE).read_text(encoding="utf-8"))
     assert from_mapping(CodecRecipe, saved) == recipe(tmp_path, optimizer=optimizer, precision=precision, steps=30)
+
+
+def test_the_figures_are_of_the_very_reconstructions_that_can_be_shown(
+    tmp_path: Path, clips: tuple[ClipArray, ClipArray]
+) -> None:
+    """In fp32, however the run computed: as whoever loads the codec will see them."""
+    trained = train_codec(recipe(tmp_path, precision="bf16", steps=30), *clips)
+    shown, held_out = trained.reconstructions, clips[1].frames
+    again = reconstruct(load_codec(trained.folder), held_out)
+    assert np.array_equal(shown.pictures, again.pictures) and torch.equal(shown.codes, again.codes)
+    each = [psnr(*pair) for pair in zip(held_out, shown.pictures, strict=True)]
+    assert trained.evaluation.psnr_each == each
+    assert trained.evaluation.codes == shown.codes.numel()
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = reconstruct(trained.codec, held_out)
+    assert not np.array_equal(coarse.pictures, shown.pictures), "this test cannot tell the precisions apart"
 
 
 def test_each_pass_sees_every_clip_once_and_in_another_order(
@@ -128,7 +147,7 @@ def test_too_few_clips_are_refused(tmp_path: Path, clips: tuple[ClipArray, ClipA
 def test_the_codec_is_safe_before_it_is_measured(
     tmp_path: Path, clips: tuple[ClipArray, ClipArray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(CodecTrainer, "evaluate", lambda trainer, frames: die(trainer))
+    monkeypatch.setattr(training_module, "reconstruct", lambda codec, clips, batch_size: die(codec))
     with pytest.raises(Killed):
         train_codec(recipe(tmp_path, validate_every=100), *clips)
     assert VideoCodec.from_pretrained(tmp_path / CODEC_FOLDER).codebook_size == 75

@@ -32,10 +32,19 @@ class CodecEvaluation:
         return {name: value for name, value in asdict(self).items() if name != "psnr_each"}
 
 
-def reconstruct(
-    codec: VideoCodec, clips: npt.NDArray[np.uint8], batch_size: int = 32
-) -> tuple[npt.NDArray[np.uint8], Tensor]:
-    """Reconstructions uint8 ``[N,T,H,W,3]`` and codes ``[N,K,t,h,w]`` (on the processor) of uint8 clips."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reconstructions:
+    """What a codec makes of clips: ``pictures`` uint8 ``[N,T,H,W,3]``, and their ``codes`` int64 ``[N,K,t,h,w]``."""
+
+    pictures: npt.NDArray[np.uint8]
+    codes: Tensor
+
+
+def reconstruct(codec: VideoCodec, clips: npt.NDArray[np.uint8], batch_size: int = 32) -> Reconstructions:
+    """Encode and decode uint8 clips ``[N,T,H,W,3]``, in the precision of the autocast around the call.
+
+    The codes are on the processor.
+    """
     device = next(codec.parameters()).device
     pictures, codes = [], []
     with torch.inference_mode():
@@ -43,12 +52,14 @@ def reconstruct(
             batch = codec.encode(to_model(clips[first : first + batch_size]).to(device))
             pictures.append(to_pictures(codec.decode(batch, num_frames=clips.shape[1])))
             codes.append(batch.cpu())
-    return np.concatenate(pictures), torch.cat(codes)
+    return Reconstructions(pictures=np.concatenate(pictures), codes=torch.cat(codes))
 
 
-def evaluate_codec(codec: VideoCodec, clips: npt.NDArray[np.uint8], batch_size: int = 32) -> CodecEvaluation:
-    """Measure ``codec`` on uint8 clips ``[N,T,H,W,3]``; in the precision of the autocast around the call."""
-    pictures, codes = reconstruct(codec, clips, batch_size)
+def evaluate_reconstructions(
+    codec: VideoCodec, clips: npt.NDArray[np.uint8], reconstructions: Reconstructions
+) -> CodecEvaluation:
+    """Measure what ``codec`` made of uint8 clips ``[N,T,H,W,3]``."""
+    pictures, codes = reconstructions.pictures, reconstructions.codes
     each = [psnr(original, picture) for original, picture in zip(clips, pictures, strict=True)]
     usage = CodebookUsage(codec.codebook_size, codec.num_codebooks)
     usage.update(codes)

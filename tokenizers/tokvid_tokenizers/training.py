@@ -22,14 +22,14 @@ from tokvid.checkpoint import keep_last, load_state, newest_valid, save_state, s
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray
 from tokvid.errors import CheckpointError, DataError, TrainingError
-from tokvid.frames import to_model, to_pictures
+from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
 from tokvid.optimizer import build_optimizer, set_learning_rate, warmup_then_linear
 from tokvid.report.pictures import contact_sheet, side_by_side
 from tokvid.runtime import bf16_is_fast, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid_tokenizers.codec import VideoCodec
-from tokvid_tokenizers.evaluation import CodecEvaluation, evaluate_codec
+from tokvid_tokenizers.evaluation import CodecEvaluation, Reconstructions, evaluate_reconstructions, reconstruct
 from tokvid_tokenizers.losses.reconstruction import reconstruction_loss
 from tokvid_tokenizers.training_config import CodecRecipe
 
@@ -41,11 +41,16 @@ ADAM_NAMES = ("stem", "head")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedCodec:
-    """A finished run: the codec in evaluation mode, the folder it was saved in, and its held-out figures."""
+    """A finished run: the codec in evaluation mode, the folder it was saved in, and its figures on held-out clips.
+
+    The figures are of exactly these ``reconstructions``, which were computed in fp32 as whoever loads the codec will:
+    in the order of the held-out clips.
+    """
 
     codec: VideoCodec
     folder: Path
     evaluation: CodecEvaluation
+    reconstructions: Reconstructions
 
 
 def train_codec(recipe: CodecRecipe, clips: ClipArray, held_out: ClipArray, *, resume: bool = False) -> TrainedCodec:
@@ -112,8 +117,14 @@ class CodecTrainer:
         self.check_weights()
         # Before it is measured, so that nothing that goes wrong there costs the training.
         self.codec.save_pretrained(self.output / CODEC_FOLDER)
-        evaluation = self.evaluate(self.held_out)
-        return TrainedCodec(codec=self.codec.eval(), folder=self.output / CODEC_FOLDER, evaluation=evaluation)
+        codec = self.codec.eval()
+        reconstructions = reconstruct(codec, self.held_out, batch_size=self.config.batch_size)
+        return TrainedCodec(
+            codec=codec,
+            folder=self.output / CODEC_FOLDER,
+            evaluation=evaluate_reconstructions(codec, self.held_out, reconstructions),
+            reconstructions=reconstructions,
+        )
 
     def train_step(self, log: TrainingLog) -> None:
         """One batch forward and backward, one step of the optimiser, and what is due after it."""
@@ -155,24 +166,16 @@ class CodecTrainer:
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
     def validate(self, log: TrainingLog) -> dict[str, float]:
-        """Figures of a fixed part of the held-out clips, and a strip of them in tensorboard."""
+        """Figures of a fixed part of the held-out clips in the run's precision, and a strip of them in tensorboard."""
         clips = self.held_out[: self.config.validation_clips]
-        result = self.evaluate(clips)
-        with torch.no_grad(), self.autocast():
-            frames = self.codec.eval()(to_model(clips[:4]).to(self.device)).frames
-        self.codec.train()
-        pairs = [side_by_side(*pair) for pair in zip(clips[:4], to_pictures(frames), strict=True)]
-        log.pictures("held-out clips and reconstructions", contact_sheet(pairs), self.step)
-        return {"held_out_psnr": result.psnr, "usage": result.codebook_usage}
-
-    def evaluate(self, clips: np.ndarray[Any, np.dtype[np.uint8]]) -> CodecEvaluation:
-        """Reconstruct uint8 clips in evaluation mode and the run's precision."""
-        was_training = self.codec.training
         self.codec.eval()
         with self.autocast():
-            result = evaluate_codec(self.codec, clips, batch_size=self.config.batch_size)
-        self.codec.train(was_training)
-        return result
+            reconstructions = reconstruct(self.codec, clips, batch_size=self.config.batch_size)
+        self.codec.train()
+        result = evaluate_reconstructions(self.codec, clips, reconstructions)
+        pairs = [side_by_side(*pair) for pair in zip(clips[:4], reconstructions.pictures[:4], strict=True)]
+        log.pictures("held-out clips and reconstructions", contact_sheet(pairs), self.step)
+        return {"held_out_psnr": result.psnr, "usage": result.codebook_usage}
 
     def save_checkpoint(self) -> Path:
         """Write everything that the rest of the run depends on, whole or not at all."""

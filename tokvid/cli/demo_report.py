@@ -43,7 +43,8 @@ def _page(demo: Demo, seconds: dict[str, float]) -> Report:
     )
     report.cards(_generated_cards(demo, fps))
     report.section("Reconstructions", "Held-out clips on the left, what is left of them after the codec on the right.")
-    pairs = zip(demo.held_out.frames[:RECONSTRUCTIONS], demo.reconstructions[:RECONSTRUCTIONS], strict=True)
+    pictures = demo.codec.reconstructions.pictures[:RECONSTRUCTIONS]
+    pairs = zip(demo.held_out.frames[:RECONSTRUCTIONS], pictures, strict=True)
     captions = demo.held_out.captions
     report.cards([Card(uri=animated(side_by_side(*p), fps), caption=c) for p, c in zip(pairs, captions, strict=False)])
     report.section("Training")

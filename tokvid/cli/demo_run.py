@@ -56,7 +56,6 @@ class Demo:
     output: Path
     held_out: ClipArray
     codec: TrainedCodec
-    reconstructions: Pictures
     code_counts: list[int]
     lm: TrainedLM
     generation: Generation
@@ -100,7 +99,6 @@ def make_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, output: Path, stag
     """Everything up to the report."""
     from tokvid.metrics.codebook_usage import CodebookUsage
     from tokvid_lm.training import train_lm
-    from tokvid_tokenizers.evaluation import reconstruct
     from tokvid_tokenizers.training import train_codec
 
     oracle = make_oracle(codec_recipe.data)
@@ -111,9 +109,9 @@ def make_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, output: Path, stag
     with stages("train the codec"):
         codec = train_codec(codec_recipe, clips, held_out, resume=True)
     with stages("measure the codec"):
-        pictures, codes = reconstruct(codec.codec, held_out.frames)
+        pictures = codec.reconstructions.pictures
         usage = CodebookUsage(codec.codec.codebook_size, codec.codec.num_codebooks)
-        usage.update(codes)
+        usage.update(codec.reconstructions.codes)
         codec_facts: dict[str, Any] = codec.evaluation.figures()
         if oracle is not None:
             judged = min(len(pictures), lm_recipe.evaluation.clips)
@@ -131,7 +129,6 @@ def make_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, output: Path, stag
         output=output,
         held_out=held_out,
         codec=codec,
-        reconstructions=pictures,
         code_counts=[int(count) for count in usage.counts.sum(axis=0)],
         lm=lm,
         generation=generation,
