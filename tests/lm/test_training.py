@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, 
 
 from tests.lm.tiny import GROUPED, build_model
 from tokvid.checkpoint import newest_valid, verify
+from tokvid.cli.demo_report import language_model_curve
 from tokvid.config import from_mapping, to_mapping
 from tokvid.data.clips import ClipSource, open_clips
 from tokvid.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -172,6 +173,13 @@ def test_a_run_learns_logs_and_saves_a_model_that_loads_plain(whole: TrainedLM) 
     again = VideoLM.from_pretrained(whole.folder)
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, again.model.state_dict()[name])
+
+
+def test_the_report_of_a_run_has_both_its_curves(whole: TrainedLM) -> None:
+    log = read_log(whole.folder.parent / "log.jsonl")
+    curve = language_model_curve(log)
+    assert "training" in curve and "held out" in curve
+    assert curve != language_model_curve([line | {"held-out bits per code": 1.0} for line in log])
 
 
 def test_a_killed_run_resumes_to_the_same_weights(

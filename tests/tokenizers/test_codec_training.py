@@ -13,6 +13,7 @@ import torch
 
 from tests.tokenizers.tiny_run import STEPS, Killed, assert_same_run, at_step, die, lines, recipe
 from tokvid.checkpoint import newest_valid
+from tokvid.cli.demo_report import codec_curve
 from tokvid.config import from_mapping
 from tokvid.data.clips import ClipArray
 from tokvid.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -35,6 +36,8 @@ def test_a_few_steps_lower_the_loss(
     assert log[-1]["step"] == 30
     assert log[-1]["l2"] < 0.6 * log[0]["l2"]
     assert log[-1]["psnr"] > log[0]["psnr"] + 2
+    curve = codec_curve(log)
+    assert "training" in curve and "held out" in curve
     assert log[1]["usage"] > 0 and "held_out_psnr" not in log[0]
     evaluation = trained.evaluation
     assert evaluation.clips == len(evaluation.psnr_each) == 3

@@ -48,7 +48,8 @@ def _page(demo: Demo, seconds: dict[str, float]) -> Report:
     captions = demo.held_out.captions
     report.cards([Card(uri=animated(side_by_side(*p), fps), caption=c) for p, c in zip(pairs, captions, strict=False)])
     report.section("Training")
-    report.plots(*_curves(demo), usage_plot(demo.code_counts))
+    codec_log, lm_log = (read_log(demo.output / name / "log.jsonl") for name in ("codec", "lm"))
+    report.plots(codec_curve(codec_log), language_model_curve(lm_log), usage_plot(demo.code_counts))
     report.section("Time")
     report.table(("stage", "seconds"), [(name, round(value, 1)) for name, value in seconds.items()])
     report.facts(demo.facts, "Versions, seeds and figures")
@@ -70,21 +71,20 @@ def _generated_cards(demo: Demo, fps: float) -> list[Card]:
     return cards
 
 
-def _curves(demo: Demo) -> list[str]:
-    """PSNR of the codec and loss of the language model over steps, training and held out."""
-    codec, lm = (read_log(demo.output / name / "log.jsonl") for name in ("codec", "lm"))
-    return [
-        line_plot(
-            {"training": _series(codec, "psnr"), "held out": _series(codec, "held_out_psnr")},
-            "codec",
-            ylabel="PSNR (dB)",
-        ),
-        line_plot(
-            {"training": _series(lm, "loss"), "held out": _series(lm, "held_out_loss")},
-            "language model",
-            ylabel="nats a code",
-        ),
-    ]
+def codec_curve(log: list[dict[str, Any]]) -> str:
+    """PSNR over the steps of a codec's ``log.jsonl``, of training and held-out clips."""
+    return line_plot(
+        {"training": _series(log, "psnr"), "held out": _series(log, "held_out_psnr")}, "codec", ylabel="PSNR (dB)"
+    )
+
+
+def language_model_curve(log: list[dict[str, Any]]) -> str:
+    """Bits a code over the steps of a language model's ``log.jsonl``, of training and held-out clips."""
+    return line_plot(
+        {"training": _series(log, "bits per code"), "held out": _series(log, "held-out bits per code")},
+        "language model",
+        ylabel="bits a code",
+    )
 
 
 def _series(lines: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
