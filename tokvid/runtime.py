@@ -10,13 +10,15 @@ import os
 import platform
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tokvid.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
+# What a recipe may ask for: bf16 arithmetic, none, or bf16 where it pays (see computes_in_bf16).
+Precision = Literal["auto", "bf16", "fp32"]
 # bf16 has to be this much faster than fp32 in a matrix product before the casts around it are paid for.
 BF16_GAIN = 1.5
 
@@ -83,6 +85,11 @@ def bf16_is_fast(device: str | torch.device | None = None) -> bool:
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return kind == "cpu" and _processor_bf16_gain() >= BF16_GAIN
+
+
+def computes_in_bf16(precision: Precision) -> bool:
+    """Whether a run of that ``precision`` computes in bf16 here; ``auto`` asks :func:`bf16_is_fast`."""
+    return precision == "bf16" or (precision == "auto" and bf16_is_fast())
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray, ClipSource
 from tokvid.errors import CheckpointError, ConfigError
 from tokvid.optimizer import build_optimizer, warmup_then_linear
-from tokvid.runtime import bf16_is_fast, default_device, prepare
+from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.training_log import TrainingLog
 from tokvid_lm import block_attention
 from tokvid_lm.code_clips import CodedClips, Progress, code_clips
@@ -100,7 +100,7 @@ def _train_on_codes(
     held_out_documents.check_context(positions)
     facts = _facts(recipe, codec, documents)
     checkpoint = _checkpoint_to_resume(output, facts) if resume else None
-    bf16 = _wants_bf16(recipe.training) if checkpoint is None else _read_facts(checkpoint)["bf16"]
+    bf16 = computes_in_bf16(recipe.training.precision) if checkpoint is None else _read_facts(checkpoint)["bf16"]
     _train(recipe, lm, documents, held_out_documents, facts | {"bf16": bf16}, checkpoint)
     lm.model.eval()
     autocast = torch.bfloat16 if bf16 else None
@@ -256,10 +256,6 @@ def _deepspeed(config: LMTrainingConfig) -> dict[str, Any] | None:
         # DeepSpeed would clip at 1.0 whatever the recipe says.
         raise ConfigError(f'{path}: write "gradient_clipping": "auto" (the recipe\'s value), DeepSpeed\'s own is 1.0')
     return settings
-
-
-def _wants_bf16(config: LMTrainingConfig) -> bool:
-    return config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast())
 
 
 def _facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict[str, Any]:

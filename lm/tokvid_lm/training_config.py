@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tokvid.config_checks import at_least, is_share, less_than, positive
 from tokvid.data.clips import DataConfig, SpriteDataConfig
 from tokvid.errors import ConfigError
 from tokvid.optimizer import AdamWConfig, OptimizerConfig
+from tokvid.runtime import Precision
 from tokvid_lm.samplers.next_token import Sampling
-
-Precision = Literal["auto", "bf16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,9 @@ class ScratchModelConfig:
     tie_embeddings: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size", "max_positions"):
-            _at_least(self, name, 1)
+        at_least(
+            self, 1, "hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size", "max_positions"
+        )
         if self.hidden_size % (2 * self.num_heads):
             raise ConfigError(
                 f"hidden_size must be a multiple of 2*num_heads, got {self.hidden_size} and {self.num_heads}"
@@ -63,8 +64,7 @@ class CurriculumStage:
     batch_size: int
 
     def __post_init__(self) -> None:
-        for name in ("steps", "latent_frames", "batch_size"):
-            _at_least(self, name, 1)
+        at_least(self, 1, "steps", "latent_frames", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,17 +97,13 @@ class LMTrainingConfig:
     deepspeed: str | None = None
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "gradient_accumulation", "log_every", "validate_every", "checkpoint_every")
-        for name in (*positive, "keep_checkpoints"):
-            _at_least(self, name, 1)
-        if not self.gradient_clip > 0:
-            raise ConfigError(f"gradient_clip must be positive, got {self.gradient_clip}")
-        if not 0 <= self.warmup_steps < self.steps:
-            raise ConfigError(f"warmup_steps must be less than steps ({self.steps}), got {self.warmup_steps}")
+        at_least(self, 1, "steps", "batch_size", "gradient_accumulation", "log_every", "validate_every")
+        at_least(self, 1, "checkpoint_every", "keep_checkpoints")
+        positive(self, "gradient_clip")
+        less_than(self, "warmup_steps", "steps")
         if sum(stage.steps for stage in self.curriculum) > self.steps:
             raise ConfigError(f"the stages of the curriculum have more steps than the run ({self.steps})")
-        if not 0 <= self.prompt_drop <= 1:
-            raise ConfigError(f"prompt_drop is a share in [0, 1], got {self.prompt_drop}")
+        is_share(self, "prompt_drop")
         if not 0 <= self.text_loss_weight < float("inf"):
             raise ConfigError(f"text_loss_weight must not be negative, got {self.text_loss_weight}")
         if self.deepspeed is not None and self.optimizer.kind == "muon":
@@ -126,8 +122,7 @@ class LMEvaluationConfig:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        _at_least(self, "clips", 1)
-        _at_least(self, "batch_size", 1)
+        at_least(self, 1, "clips", "batch_size")
         self.sampling(0)
 
     def sampling(self, seed: int) -> Sampling:
@@ -157,9 +152,3 @@ class LMRecipe:
     template: Literal["rows", "bare"] = "rows"
     training: LMTrainingConfig = field(default_factory=LMTrainingConfig)
     evaluation: LMEvaluationConfig = field(default_factory=LMEvaluationConfig)
-
-
-def _at_least(config: object, name: str, least: int) -> None:
-    value = getattr(config, name)
-    if value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")

@@ -163,6 +163,7 @@ def test_the_codec_is_safe_before_it_is_measured(
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"warmup_steps": 12}, "warmup_steps must be less than steps"),
         ({"gradient_clip": 0.0}, "gradient_clip must be positive"),
+        ({"gradient_clip": float("nan")}, "gradient_clip must be positive"),
     ],
 )
 def test_impossible_settings_are_refused(tmp_path: Path, setting: dict[str, Any], words: str) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from tokvid.errors import ConfigError
 from tokvid.provenance import command_line, provenance, versions
-from tokvid.runtime import bf16_is_fast, default_device, describe, prepare, usable_cores
+from tokvid.runtime import bf16_is_fast, computes_in_bf16, default_device, describe, prepare, usable_cores
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +42,11 @@ def test_threads_and_determinism_are_set() -> None:
     assert torch.get_num_threads() == 1 and torch.are_deterministic_algorithms_enabled()
     prepare(0, deterministic=False)
     assert torch.get_num_threads() == usable_cores() and not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_precision_that_is_named_is_taken_and_auto_asks_the_machine() -> None:
+    assert computes_in_bf16("bf16") and not computes_in_bf16("fp32")
+    assert computes_in_bf16("auto") == bf16_is_fast()
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": 2**32}, {"seed": 0, "threads": 0}])

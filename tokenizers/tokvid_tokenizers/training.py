@@ -26,7 +26,7 @@ from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
 from tokvid.optimizer import build_optimizer, set_learning_rate, warmup_then_linear
 from tokvid.report.pictures import contact_sheet, side_by_side
-from tokvid.runtime import bf16_is_fast, default_device, prepare
+from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.evaluation import CodecEvaluation, Reconstructions, evaluate_reconstructions, reconstruct
@@ -88,7 +88,7 @@ class CodecTrainer:
             )
         prepare(recipe.seed)
         self.device = default_device()
-        self.bf16 = self.config.precision == "bf16" or (self.config.precision == "auto" and bf16_is_fast())
+        self.bf16 = computes_in_bf16(self.config.precision)
         self.codec = VideoCodec(recipe.codec).to(self.device)
         self.optimizer = build_optimizer(self.config.optimizer, self.codec, adam_names=ADAM_NAMES)
         self.step = 0

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tokvid.config_checks import at_least, less_than, positive
 from tokvid.data.clips import DataConfig, SpriteDataConfig
-from tokvid.errors import ConfigError
 from tokvid.optimizer import MuonConfig, OptimizerConfig
+from tokvid.runtime import Precision
 from tokvid_tokenizers.codec_config import CodecConfig
 from tokvid_tokenizers.losses.reconstruction import ReconstructionLossConfig
-
-Precision = Literal["auto", "bf16", "fp32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +35,10 @@ class CodecTrainingConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
-        for name in (*positive, "validation_clips"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.gradient_clip <= 0:
-            raise ConfigError(f"gradient_clip must be positive, got {self.gradient_clip}")
-        if not 0 <= self.warmup_steps < self.steps:
-            raise ConfigError(f"warmup_steps must be less than steps ({self.steps}), got {self.warmup_steps}")
+        at_least(self, 1, "steps", "batch_size", "log_every", "validate_every", "validation_clips")
+        at_least(self, 1, "checkpoint_every", "keep_checkpoints")
+        positive(self, "gradient_clip")
+        less_than(self, "warmup_steps", "steps")
 
 
 @dataclass(frozen=True, kw_only=True)

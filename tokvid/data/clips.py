@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from tokvid.config_checks import at_least
 from tokvid.data.clip import Clip
 from tokvid.data.clip_source import ClipSource, Skipped, in_order
 from tokvid.data.folder_clips import FolderClips, FolderDataConfig, Split
@@ -53,10 +54,7 @@ class SpriteDataConfig:
     two_sprite_share: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.train_clips < 1 or self.held_out_clips < 1:
-            raise ConfigError(
-                f"train_clips and held_out_clips must be at least 1, got {self.train_clips} and {self.held_out_clips}"
-            )
+        at_least(self, 1, "train_clips", "held_out_clips")
         if not math.isfinite(self.fps):
             raise ConfigError(f"fps must be a positive number, got {self.fps}")
         _world(self)  # it checks the rest

@@ -20,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 
+from tokvid.config_checks import at_least
 from tokvid.data.clip import Clip
 from tokvid.data.clip_source import ClipSource, Skipped, in_order
 from tokvid.data.folder_scan import CaptionedVideo, CaptionRule, name_some, scan_folder
@@ -52,14 +53,13 @@ class FolderDataConfig:
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ConfigError(f"size must be (H, W) of at least one pixel each, got {self.size}")
-        if self.num_frames < 1:
-            raise ConfigError(f"num_frames must be at least 1, got {self.num_frames}")
+        at_least(self, 1, "num_frames")
         if not (math.isfinite(self.fps) and self.fps > 0):
             raise ConfigError(f"fps must be a positive number, got {self.fps}")
         if not 0.0 < self.held_out_share < 1.0:
             raise ConfigError(f"held_out_share must lie between 0 and 1, got {self.held_out_share}")
-        if self.clips_per_video is not None and self.clips_per_video < 1:
-            raise ConfigError(f"clips_per_video must be at least 1, got {self.clips_per_video}")
+        if self.clips_per_video is not None:
+            at_least(self, 1, "clips_per_video")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
+from tokvid.config_checks import at_least, is_share, positive
 from tokvid.data.clip import Clip
 from tokvid.data.sprites.backgrounds import draw_background, render_background
 from tokvid.data.sprites.captions import write_caption
@@ -40,12 +41,9 @@ class SpriteWorldConfig:
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < MIN_SIDE:
             raise ConfigError(f"size must be (H, W) of at least {MIN_SIDE} pixels each, got {self.size}")
-        if self.num_frames < 1:
-            raise ConfigError(f"num_frames must be at least 1, got {self.num_frames}")
-        if not self.fps > 0:
-            raise ConfigError(f"fps must be positive, got {self.fps}")
-        if not 0.0 <= self.two_sprite_share <= 1.0:
-            raise ConfigError(f"two_sprite_share must lie in [0, 1], got {self.two_sprite_share}")
+        at_least(self, 1, "num_frames")
+        positive(self, "fps")
+        is_share(self, "two_sprite_share")
         if self.seed < 0:
             raise ConfigError(f"seed must not be negative, got {self.seed}")
 
