@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -272,7 +273,7 @@ def _facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict[st
 def _checkpoint_to_resume(output: Path, facts: dict[str, Any]) -> Path | None:
     newest = newest_valid(output)
     for torn in newest.torn:
-        print(f"passed over {torn}: it is torn")
+        print(f"passed over {torn}: it is torn", file=sys.stderr)
     if newest.path is None:
         return None
     saved = _read_facts(newest.path)

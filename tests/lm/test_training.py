@@ -183,7 +183,11 @@ def test_the_report_of_a_run_has_both_its_curves(whole: TrainedLM) -> None:
 
 
 def test_a_killed_run_resumes_to_the_same_weights(
-    whole: TrainedLM, codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: TrainedLM,
+    codec: VideoCodec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def die() -> None:
         raise OSError("killed")
@@ -196,6 +200,9 @@ def test_a_killed_run_resumes_to_the_same_weights(
     # The newer one is torn: the run goes on from the one before.
     (tmp_path / "step-000006" / "model.safetensors").write_bytes(b"half")
     resumed = train(recipe(tmp_path, log_every=2), codec, resume=True)
+    said = capsys.readouterr()
+    assert f"passed over {tmp_path / 'step-000006'}: it is torn" in said.err
+    assert said.out == "", "stdout is the result's"
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, resumed.lm.model.state_dict()[name]), name
     assert resumed.losses == whole.losses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +153,8 @@ def fit_batch(recipe: CodecRecipe, clips: int) -> CodecRecipe:
     wanted = recipe.training.batch_size
     if clips >= wanted:
         return recipe
-    print(f"{clips} clips cannot fill a batch of {wanted}: the codec is trained with batches of {clips}")
+    told = f"{clips} clips cannot fill a batch of {wanted}: the codec is trained with batches of {clips}"
+    print(told, file=sys.stderr)
     return replace(recipe, training=replace(recipe.training, batch_size=clips))
 
 
