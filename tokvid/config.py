@@ -19,6 +19,10 @@ from tokvid.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
+# Metadata of a field that configurations written by an earlier version lack: ``field(default=..., metadata=ADDED_LATER)``.
+# Its default must mean what was done before there was the field. See identity().
+ADDED_LATER = types.MappingProxyType({"added_later": True})
+
 
 def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
     """Build the dataclass ``cls`` from ``data``; ``where`` is the dotted place named in errors."""
@@ -48,6 +52,24 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T
 def to_mapping(config: Any) -> dict[str, Any]:
     """The inverse of :func:`from_mapping`: plain dictionaries, lists, strings and numbers."""
     return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """:func:`to_mapping` without the fields marked :data:`ADDED_LATER` that have their default.
+
+    What names a saved thing by a digest digests this: the name then stays the same when a later version adds a field.
+    """
+    mapping: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.init and not (field.metadata.get("added_later") and value == _default(field)):
+            is_section = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            mapping[field.name] = identity(value) if is_section else _plain(value)
+    return mapping
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

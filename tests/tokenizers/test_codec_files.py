@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.tokenizers.lively import noise, smallest_codec
+from tests.tokenizers.lively import SMALLEST, noise, smallest_codec
 from tokvid.errors import CheckpointError, ConfigError, ModelError, TokvidError
 from tokvid_tokenizers import VideoCodec, load_codec
 from tokvid_tokenizers.codec import CONFIG_FILE, WEIGHTS_FILE
 
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "codec-format-1"
 FRAMES = noise(2, 3, 6, 16, 16)
 
 
@@ -38,8 +41,53 @@ def test_a_saved_codec_comes_back_the_same(folder: Path) -> None:
 
 
 def test_saving_again_replaces(folder: Path) -> None:
+    (folder / "model.safetensors.tmp").write_bytes(b"what a crash left")
     smallest_codec(seed=1).save_pretrained(folder)
     assert load_codec(folder).codec_id == smallest_codec(seed=1).codec_id
+    assert sorted(path.name for path in folder.iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+    assert [path.name for path in folder.parent.iterdir()] == ["codec"]
+
+
+def test_a_save_that_fails_leaves_the_earlier_codec_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never the weights of one codec beside the configuration of another, wherever it is stopped."""
+    other = smallest_codec(config=dataclasses.replace(SMALLEST, temporal_stride=2))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(mapping: object, **settings: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tokvid_tokenizers.codec.json.dumps", full)
+        with pytest.raises(OSError, match="No space"):
+            other.save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert load_codec(folder).codec_id == smallest_codec().codec_id
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "tokenizer.json"])
+def test_a_folder_with_more_in_it_is_left_alone(folder: Path, name: str) -> None:
+    (folder / name).write_text("mine")
+    with pytest.raises(CheckpointError, match=f"{name}.*choose another folder"):
+        smallest_codec(seed=1).save_pretrained(folder)
+    assert (folder / name).read_text() == "mine"
+    assert load_codec(folder).codec_id == smallest_codec().codec_id
+    with pytest.raises(CheckpointError, match="is a file"):
+        smallest_codec().save_pretrained(folder / name)
+
+
+def test_a_codec_saved_long_ago_keeps_its_id() -> None:
+    """Language models store the id of the codec whose codes they speak: with another id they no longer load.
+
+    The folder was written before ``local_encoder`` was a setting. A field that is added to the configuration of a
+    codec or a quantizer must be marked with ``metadata=ADDED_LATER``, and its default must be what codecs did without.
+    """
+    assert load_codec(GOLDEN).codec_id == "tokvid-53d856f7121befac"
+
+
+def test_a_setting_that_was_added_later_counts_when_it_is_used() -> None:
+    local = smallest_codec()
+    local.config = dataclasses.replace(SMALLEST, local_encoder=True)
+    assert local.codec_id != smallest_codec().codec_id
 
 
 def test_the_folder_is_the_same_bytes_whatever_the_memory_order(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokvid.config import apply_overrides, from_mapping, to_mapping
+from tokvid.config import ADDED_LATER, apply_overrides, from_mapping, identity, to_mapping
 from tokvid.errors import ConfigError, did_you_mean
 
 
@@ -203,3 +203,23 @@ def test_a_list_of_sections_is_plain_and_comes_back() -> None:
     assert from_mapping(_Plan, plain) == plan
     with pytest.raises(ConfigError, match=r"stages\[1\]\.step"):
         from_mapping(_Plan, {"stages": [{"steps": 1}, {"step": 2}]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    size: int = 3
+    speed: int = field(default=1, metadata=ADDED_LATER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Machine:
+    name: str = "a"
+    part: _Part = field(default_factory=_Part)
+    spare: _Part = field(default_factory=_Part, metadata=ADDED_LATER)
+
+
+def test_the_identity_has_what_was_added_later_only_where_it_is_used() -> None:
+    assert identity(_Machine()) == {"name": "a", "part": {"size": 3}}
+    assert identity(_Machine(part=_Part(speed=2))) == {"name": "a", "part": {"size": 3, "speed": 2}}
+    assert identity(_Machine(spare=_Part(size=4))) == {"name": "a", "part": {"size": 3}, "spare": {"size": 4}}
+    assert to_mapping(_Machine())["spare"] == {"size": 3, "speed": 1}

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tokvid.atomic import atomic_path
-from tokvid.config import from_mapping, to_mapping
+from tokvid.atomic import atomic_folder
+from tokvid.config import from_mapping, identity, to_mapping
 from tokvid.errors import CheckpointError, ConfigError, ShapeError
 from tokvid.frames import check_frames
 from tokvid.grid import Grid, check_num_frames
@@ -74,8 +74,11 @@ class VideoCodec(nn.Module):
 
     @property
     def codec_id(self) -> str:
-        """``tokvid-`` and 16 hexadecimal digits: a digest of the configuration and every weight."""
-        digest = hashlib.sha256(json.dumps(to_mapping(self.config), sort_keys=True).encode())
+        """``tokvid-`` and 16 hexadecimal digits: a digest of the configuration and every weight.
+
+        Language models store it. So a setting that codecs learn later counts only where it is not its default.
+        """
+        digest = hashlib.sha256(json.dumps(identity(self.config), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
@@ -154,14 +157,17 @@ class VideoCodec(nn.Module):
         return self.quantizer.codebook_vectors()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``, each beside and then renamed."""
+        """Write ``config.json`` and ``model.safetensors``, both or neither.
+
+        An earlier codec in ``folder`` is replaced; anything else there raises :class:`CheckpointError`.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
-        with atomic_path(folder / WEIGHTS_FILE) as path:
-            save_file(tensors, path)
-        with atomic_path(folder / CONFIG_FILE) as path:
-            path.write_text(json.dumps(to_mapping(self.config), indent=2) + "\n", encoding="utf-8")
+        _check_replaceable(folder)
+        with atomic_folder(folder) as beside:
+            tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
+            save_file(tensors, beside / WEIGHTS_FILE)
+            text = json.dumps(to_mapping(self.config), indent=2) + "\n"
+            (beside / CONFIG_FILE).write_text(text, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> VideoCodec:
@@ -194,6 +200,18 @@ def read_config(folder: Path) -> CodecConfig:
         return from_mapping(CodecConfig, data)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise :class:`CheckpointError` where saving would remove what is not a codec's."""
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file; choose a folder to save the codec in")
+    names = sorted(path.name for path in folder.iterdir() if path.suffix != ".tmp") if folder.is_dir() else []
+    others = [name for name in names if name not in (CONFIG_FILE, WEIGHTS_FILE)]
+    if others:
+        raise CheckpointError(
+            f"{folder} holds more than a codec ({others[0]}); choose another folder or empty this one"
+        )
 
 
 def _load_exactly(codec: VideoCodec, tensors: dict[str, Tensor], path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokvid.config import ADDED_LATER
 from tokvid.errors import ConfigError, ModelError
 from tokvid.grid import Grid, latent_frames
 from tokvid_tokenizers.quantizers import FSQConfig
@@ -30,7 +31,7 @@ class CodecConfig:
     channels: tuple[int, ...] = (128, 256)
     encoder_blocks: tuple[int, ...] = (2, 2)
     decoder_blocks: tuple[int, ...] = (2, 2)
-    local_encoder: bool = False
+    local_encoder: bool = field(default=False, metadata=ADDED_LATER)
     quantizer: FSQConfig = field(default_factory=FSQConfig)
 
     def __post_init__(self) -> None:
