@@ -32,6 +32,7 @@ __all__ = [
     "load_state",
     "newest_valid",
     "random_state",
+    "read_state",
     "restore_random_state",
     "save_state",
     "seal",
@@ -77,13 +78,21 @@ def save_state(folder: str | Path, tensors: Mapping[str, Tensor], state: Mapping
 
 def load_state(folder: str | Path) -> SavedState:
     """Read a checkpoint after checking its digests; raises CheckpointError when it is missing or torn."""
+    verify(folder)
+    return read_state(folder)
+
+
+def read_state(folder: str | Path) -> SavedState:
+    """The inverse of :func:`write_state`, for a folder that :func:`newest_valid` has checked; else :func:`load_state`.
+
+    Raises CheckpointError when it holds no training state.
+    """
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    verify(folder)
     for name in (TENSORS, STATE_TENSORS, STATE):
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} is sealed but has no {name}: it is not a training checkpoint")
+            raise CheckpointError(f"{folder} has no {name}: it is not a training checkpoint")
     content = json.loads((folder / STATE).read_text(encoding="utf-8"))
     if content.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(

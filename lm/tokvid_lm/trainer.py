@@ -1,6 +1,10 @@
 """``transformers.Trainer`` with our checkpoints, our log and our manners: it stops at NaN, and saves on Ctrl-C.
 
 It knows batches and losses, nothing of clips, captions or recipes.
+
+A checkpoint is safetensors and JSON: the model and the Trainer's counters as the Trainer writes them, the rest by
+:mod:`tokvid.state_tree`. It is put back by callbacks, so that no private step of the Trainer is replaced by ours. Under
+DeepSpeed the states of optimizer and schedule are DeepSpeed's own pickled files, cut up as its ranks hold them.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
@@ -23,14 +28,25 @@ from transformers import (
     TrainingArguments,
 )
 
-from tokvid.checkpoint import atomic_folder, keep_last, seal, step_folder
-from tokvid.errors import TrainingError
+from tokvid.checkpoint import (
+    atomic_folder,
+    keep_last,
+    random_state,
+    read_state,
+    restore_random_state,
+    seal,
+    step_folder,
+    write_state,
+)
+from tokvid.errors import CheckpointError, TrainingError
 from tokvid.interruption import deferred_interrupt
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid_lm.training_config import LMTrainingConfig
 
 FACTS_FILE = "run.json"
 _SCRATCH = "checkpoint.tmp"
+_TRAINERS_ARGUMENTS = "training_args.bin"  # pickled, and read by nobody: the recipe is in FACTS_FILE
+_PLAIN = (".safetensors", ".json")
 _PARTS = ("code_nats", "text_nats", "code_count", "text_count")
 _BITS = 1.0 / 0.6931471805599453
 
@@ -56,6 +72,7 @@ class LMTrainer(Trainer):
         self.validate = validate
         self.interrupted: Callable[[], bool] = lambda: False
         self._parts: dict[str, Tensor] = {}
+        self._resumed: dict[str, Any] | None = None
         model: PreTrainedModel = trainer["model"]
         use_cache = model.config.use_cache
         super().__init__(**trainer, callbacks=[_Duties(self)])
@@ -79,8 +96,11 @@ class LMTrainer(Trainer):
     def run(self, checkpoint: Path | None) -> None:
         """Train to the last step; Ctrl-C finishes the step, saves, and raises KeyboardInterrupt with one line.
 
-        A second Ctrl-C stops at once.
+        A second Ctrl-C stops at once. Raises CheckpointError for a ``checkpoint`` that holds something else than
+        safetensors and JSON, or was written by another number of processes.
         """
+        if checkpoint is not None and not self.is_deepspeed_enabled:
+            self._resumed = _read_training_state(checkpoint, self.args.world_size)
         with deferred_interrupt() as self.interrupted:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.interrupted() and self.state.global_step < self.run_config.steps:
@@ -117,8 +137,21 @@ class LMTrainer(Trainer):
         self._parts = {}
         return parts
 
+    def restore_optimizer(self) -> None:
+        """Put the states of optimizer and schedule back, once the Trainer has made both; nothing in a new run."""
+        if self._resumed is not None:
+            assert self.optimizer is not None and self.lr_scheduler is not None
+            self.optimizer.load_state_dict(self._resumed.pop("optimizer"))
+            self.lr_scheduler.load_state_dict(self._resumed.pop("schedule"))
+
+    def restore_random(self) -> None:
+        """Put the random generators back, once the batches of the first step are drawn; nothing in later steps."""
+        if self._resumed is not None:
+            restore_random_state(self._resumed["random"][self.args.process_index])
+            self._resumed = None
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """The Trainer's files, under ``step-000123``, whole or not at all, sealed with a digest."""
+        """The Trainer's files and our states, under ``step-000123``, whole or not at all, sealed with a digest."""
         step = self.state.global_step
         if self.args.should_save and not all(bool(p.isfinite().all()) for p in model.parameters()):
             raise TrainingError(
@@ -126,15 +159,20 @@ class LMTrainer(Trainer):
                 " lower the learning rate and resume from it"
             )
         scratch = self.output / _SCRATCH
-        shutil.rmtree(scratch, ignore_errors=True)
+        if self.args.should_save:
+            shutil.rmtree(scratch, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         self.args.output_dir = str(scratch)
         try:
             super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
+            random_states = gather_object([random_state()])
             if self.args.should_save:
                 with atomic_folder(step_folder(self.output, step)) as beside:
                     for path in (scratch / f"checkpoint-{step}").iterdir():
                         path.rename(beside / path.name)
+                    (beside / _TRAINERS_ARGUMENTS).unlink(missing_ok=True)
+                    if not self.is_deepspeed_enabled:
+                        write_state(beside, {}, self._training_state(random_states))
                     (beside / FACTS_FILE).write_text(json.dumps(self.run_facts, indent=2) + "\n", encoding="utf-8")
                     seal(beside)
                 keep_last(self.output, self.run_config.keep_checkpoints)
@@ -144,12 +182,45 @@ class LMTrainer(Trainer):
             if self.args.should_save:
                 shutil.rmtree(scratch, ignore_errors=True)
 
+    def _training_state(self, random_states: list[dict[str, Any]]) -> dict[str, Any]:
+        assert self.optimizer is not None and self.lr_scheduler is not None
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.lr_scheduler.state_dict(),
+            "random": random_states,
+        }
+
+
+def _read_training_state(checkpoint: Path, processes: int) -> dict[str, Any]:
+    """What :meth:`LMTrainer._training_state` wrote."""
+    strange = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.suffix not in _PLAIN]
+    if strange:
+        raise CheckpointError(
+            f"{checkpoint} holds {strange[0].name}, which only unpickling could read, and tokvid reads safetensors and"
+            " JSON: remove this checkpoint and resume from another one, or start anew"
+        )
+    state = read_state(checkpoint).state
+    if len(state["random"]) != processes:
+        raise CheckpointError(
+            f"{checkpoint} was written by {len(state['random'])} processes, this run has {processes}:"
+            " resume with as many"
+        )
+    return state
+
 
 class _Duties(TrainerCallback):
-    """What is due at the end of a step: validation, the log, a checkpoint."""
+    """What is due around a step: what a checkpoint held, validation, the log, a checkpoint."""
 
     def __init__(self, trainer: LMTrainer) -> None:
         self.trainer = trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Go on where the checkpoint was, before the first step."""
+        self.trainer.restore_optimizer()
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The Trainer has drawn the batches of this step: the loader has taken from the generators what it takes."""
+        self.trainer.restore_random()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -232,6 +232,8 @@ def _arguments(recipe: LMRecipe, *, bf16: bool) -> TrainingArguments:
         seed=recipe.seed,
         deepspeed=_deepspeed(config),
         save_strategy="no",
+        # The rest of a checkpoint is written by LMTrainer without pickle; DeepSpeed keeps its own files.
+        save_only_model=config.deepspeed is None,
         logging_strategy="no",
         eval_strategy="no",
         report_to=[],

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 
 from tests.lm.tiny import GROUPED, build_model
-from tokvid.checkpoint import newest_valid, verify
+from tokvid.checkpoint import newest_valid, read_state, seal, verify, write_state
 from tokvid.cli.demo_report import language_model_curve
 from tokvid.config import from_mapping, to_mapping
 from tokvid.data.clips import ClipSource, open_clips
@@ -223,6 +223,65 @@ def test_ctrl_c_saves_and_resumes_to_the_same_weights(
     resumed = train(recipe(tmp_path), codec, resume=True)
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, resumed.lm.model.state_dict()[name]), name
+
+
+def test_a_checkpoint_is_safetensors_and_json_and_no_pickle_is_read(
+    whole: TrainedLM, codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unpickle(*arguments: Any, **settings: Any) -> None:
+        raise AssertionError("a file was unpickled")
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        at_step(patch, 5, lambda: signal.raise_signal(signal.SIGINT))
+        train(recipe(tmp_path), codec)
+    checkpoint = tmp_path / "step-000005"
+    assert {path.suffix for path in checkpoint.rglob("*") if path.is_file()} == {".safetensors", ".json"}
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", unpickle)
+        resumed = train(recipe(tmp_path), codec, resume=True)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, resumed.lm.model.state_dict()[name]), name
+
+
+def test_a_run_that_draws_random_numbers_resumes_to_the_same_weights(
+    whole: TrainedLM, codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = training_module.build_lm
+
+    def with_dropout(*arguments: Any) -> VideoLM:
+        lm = plain(*arguments)
+        for layer in lm.model.model.layers:
+            layer.self_attn.attention_dropout = 0.3
+        return lm
+
+    monkeypatch.setattr(training_module, "build_lm", with_dropout)
+    straight = weights(train(recipe(tmp_path / "straight"), codec))
+    assert any(not torch.equal(tensor, straight[name]) for name, tensor in weights(whole).items())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        at_step(patch, 5, lambda: signal.raise_signal(signal.SIGINT))
+        train(recipe(tmp_path / "stopped"), codec)
+    resumed = weights(train(recipe(tmp_path / "stopped"), codec, resume=True))
+    for name, tensor in straight.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_a_checkpoint_of_more_processes_is_refused(codec: VideoCodec, tmp_path: Path) -> None:
+    train(recipe(tmp_path, steps=4), codec)
+    checkpoint = tmp_path / "step-000003"
+    saved = read_state(checkpoint)
+    write_state(checkpoint, saved.tensors, {**saved.state, "random": saved.state["random"] * 2})
+    seal(checkpoint)
+    with pytest.raises(CheckpointError, match="written by 2 processes, this run has 1: resume with as many"):
+        train(recipe(tmp_path, steps=4), codec, resume=True)
+
+
+def test_a_checkpoint_that_only_unpickling_could_read_is_refused(codec: VideoCodec, tmp_path: Path) -> None:
+    train(recipe(tmp_path, steps=4), codec)
+    checkpoint = tmp_path / "step-000003"
+    torch.save({}, checkpoint / "optimizer.pt")
+    seal(checkpoint)
+    with pytest.raises(CheckpointError, match=r"holds optimizer\.pt, which .*remove"):
+        train(recipe(tmp_path, steps=4), codec, resume=True)
 
 
 def test_a_run_that_ignores_ctrl_c_goes_on_ignoring_it(
