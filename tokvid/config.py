@@ -19,8 +19,8 @@ from tokvid.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
-# Metadata of a field that configurations written by an earlier version lack: ``field(default=..., metadata=ADDED_LATER)``.
-# Its default must mean what was done before there was the field. See identity().
+# Metadata of a field that an earlier version did not have: ``field(default=..., metadata=ADDED_LATER)``. Its default
+# must mean what was done before there was the field. See identity().
 ADDED_LATER = types.MappingProxyType({"added_later": True})
 
 
@@ -43,10 +43,9 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T
             raise ConfigError(f"'{place}' is missing")
     try:
         return cls(**values)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{where or cls.__name__}: {error}") from error
+    except ValueError as error:  # also a ConfigError: what the dataclass says of itself does not know its place
+        place = where or ("" if isinstance(error, ConfigError) else cls.__name__)
+        raise ConfigError(f"{place}: {error}" if place else str(error)) from error
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return a copy of ``data`` with each ``a.b=value`` (leading dashes allowed) set; values are YAML."""
-    result: dict[str, Any] = _copy(data)
+    result: dict[str, Any] = _copied(data)
     for override in overrides:
         path, equals, text = override.lstrip("-").partition("=")
         if not equals or not path:
@@ -87,18 +86,34 @@ def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
                 raise ConfigError(f"override {override!r}: '{name}' is not a section")
             node = child
         try:
-            node[last] = yaml.safe_load(text)
+            node[last] = _copied({last: yaml.safe_load(text)})[last]
         except yaml.YAMLError as error:
-            raise ConfigError(f"override {override!r}: the value is not YAML") from error
+            raise ConfigError(f"override {_shortened(override)}: the value is not YAML") from error
+        except ConfigError as error:
+            raise ConfigError(f"override {_shortened(override)}: {error}") from error
+        except RecursionError:
+            raise ConfigError(f"override {_shortened(override)}: the value is nested too deeply") from None
     return result
 
 
-def _copy(value: Any) -> Any:
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:79] + "…")
+
+
+def _copied(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``data`` that shares nothing with it; an anchor of YAML can put a section into itself."""
+    return {str(key): _copy(value, str(key), ()) for key, value in data.items()}
+
+
+def _copy(value: Any, place: str, around: tuple[int, ...]) -> Any:
+    if not isinstance(value, Mapping | list | tuple):
+        return value
+    if id(value) in around:
+        raise ConfigError(f"'{place}' holds itself: an anchor (&) is used inside what it names")
+    around = (*around, id(value))
     if isinstance(value, Mapping):
-        return {str(k): _copy(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_copy(v) for v in value]
-    return value
+        return {str(k): _copy(v, place, around) for k, v in value.items()}
+    return [_copy(v, place, around) for v in value]
 
 
 def _plain(value: Any) -> Any:
@@ -128,7 +143,7 @@ def _convert(hint: Any, value: Any, place: str) -> Any:
     if origin is dict or origin is Mapping or hint is dict:
         if not isinstance(value, Mapping):
             raise ConfigError(f"'{place}': expected a mapping, got {value!r}")
-        return _copy(value)
+        return _copied(value)
     return _convert_scalar(hint, value, place)
 
 
@@ -142,8 +157,10 @@ def _convert_union(hint: Any, value: Any, place: str) -> Any:
     classes = [o for o in options if dataclasses.is_dataclass(o)]
     if any(isinstance(value, c) for c in classes):  # type: ignore[arg-type]
         return value
-    if classes and isinstance(value, Mapping):
+    if classes:
         by_kind = {get_args(typing.get_type_hints(c)["kind"])[0]: c for c in classes}
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"'{place}': expected a section with a kind of {sorted(by_kind)}, got {value!r}")
         kind = value.get("kind")
         if not isinstance(kind, str) or kind not in by_kind:
             raise ConfigError(f"'{place}.kind' is {kind!r}: {did_you_mean(str(kind), by_kind)}")
@@ -176,6 +193,8 @@ def _convert_scalar(hint: Any, value: Any, place: str) -> Any:
             raise ConfigError(f"'{place}': expected a number, got {value!r}") from None
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, str) and "\0" in value:  # no file system and no model has such a name
+        raise ConfigError(f"'{place}': a text with a NUL character names nothing, got {value!r}")
     if hint is Any or (isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)):
         return value
     raise ConfigError(f"'{place}': expected {hint.__name__}, got {value!r}")

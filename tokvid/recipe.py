@@ -24,17 +24,28 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> dict
     ``recipes/codec/sprites-tiny.yaml`` from any folder). Raises ConfigError when there is none or it is not a recipe.
     """
     path = find_recipe(name_or_path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: a recipe is a UTF-8 text file, byte {error.start} is not") from error
+    text = read_text(path)
     try:
         data = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply to be a recipe") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values, got {type(data).__name__}")
-    return apply_overrides(data, overrides)
+    try:
+        recipe = apply_overrides(data, ())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return apply_overrides(recipe, overrides)
+
+
+def read_text(path: Path) -> str:
+    """The text of a recipe's file; raises ConfigError when it is no UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: a recipe is a UTF-8 text file, byte {error.start} is not") from error
 
 
 def find_recipe(name_or_path: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -63,6 +64,7 @@ def test_every_verb_has_its_help(verb: str, capsys: pytest.CaptureFixture[str]) 
         (["--verbose", "info"], "--verbose"),
         (["info", "there/is/no.mp4"], "no.mp4"),
         (["recipes", "show", "codec/sprites-tyni"], "sprites-tyni"),
+        (["recipes", "show", "tokvid/data/sprites/sheet.png"], "UTF-8"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_code_2(arguments: list[str], words: str) -> None:
@@ -113,6 +115,18 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     for fail in (write, wrap):
         assert run_verb(monkeypatch, fail) == 2
         assert capsys.readouterr().err.startswith("error: the disk is full")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_copy_to_a_full_disk_names_the_copy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    # What is written beside the copy lies on a disk that is full.
+    monkeypatch.setattr("tokvid.cli.recipes.atomic_path", lambda path: contextlib.nullcontext(Path("/dev/full")))
+    assert command.main(["recipes", "copy", next(iter(shipped_recipes())), str(tmp_path / "mine.yaml")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: the disk is full while writing {tmp_path / 'mine.yaml'}:")
+    beside = OSError(errno.ENOSPC, "No space left on device", "shipped.yaml", None, "here/mine.yaml.tmp")
+    assert "while writing here/mine.yaml:" in (command.one_line(beside) or "")
 
 
 def test_a_missing_file_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

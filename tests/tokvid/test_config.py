@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokvid.config import ADDED_LATER, apply_overrides, from_mapping, identity, to_mapping
+from tokvid.config_checks import at_least
 from tokvid.errors import ConfigError, did_you_mean
 
 
@@ -38,6 +39,9 @@ class Inner:
     steps: int = 10
     flag: bool = False
 
+    def __post_init__(self) -> None:
+        at_least(self, 0, "steps")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outer:
@@ -52,14 +56,14 @@ class Outer:
 
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
-TEXT = st.text(max_size=12)
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 CIRCLES = st.builds(Circle, radius=NUMBERS)
 BOXES = st.builds(Box, sides=st.tuples(*[st.integers(0, 99)] * 3), note=st.none() | TEXT)
 OUTERS = st.builds(
     Outer,
     name=TEXT,
     shape=CIRCLES | BOXES,
-    inner=st.builds(Inner, rate=NUMBERS, steps=st.integers(), flag=st.booleans()),
+    inner=st.builds(Inner, rate=NUMBERS, steps=st.integers(0), flag=st.booleans()),
     levels=st.lists(st.integers(), max_size=4).map(tuple),
     mode=st.sampled_from(["fast", "slow"]),
     limit=st.none() | st.integers() | NUMBERS,
@@ -107,6 +111,11 @@ def test_defaults_fill_what_is_left_out() -> None:
         ({"name": "a", "shape": {"kind": "box", "sides": [1, 2]}}, r"'shape\.sides': expected 3 values, got 2"),
         ({"name": "a", "shape": {"kind": "box", "sides": [1, 2, "x"]}}, r"'shape\.sides\[2\]': expected int, got 'x'"),
         ({"name": "a", "shape": {"kind": "box", "sides": [1, 2, -1]}}, "shape: sides must not be negative"),
+        ({"name": "a", "inner": {"steps": -1}}, "^inner: steps must be at least 0, got -1$"),
+        ({"name": "a", "shape": 3}, r"^'shape': expected a section with a kind of \['box', 'circle'\], got 3$"),
+        ({"name": "a", "shape": "box"}, r"^'shape': expected a section with a kind of \['box', 'circle'\], got 'box'$"),
+        ({"name": "a\0b"}, "^'name': a text with a NUL character names nothing, got 'a\\\\x00b'$"),
+        ({"name": "a", "limit": "\0"}, "'limit': expected int | float"),
         ({"name": "a", "levels": 3}, "'levels': expected a list, got 3"),
         ({"name": "a", "levels": "123"}, "'levels': expected a list"),
         ({"name": "a", "levels": [1, None]}, r"'levels\[1\]': expected int"),
@@ -179,6 +188,22 @@ def test_a_value_may_hold_an_equals_sign() -> None:
 def test_bad_overrides_are_refused(override: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         apply_overrides({"name": "a"}, [override])
+
+
+def test_a_section_that_holds_itself_is_refused() -> None:
+    ring = yaml.safe_load("a: 1\nb: &x {c: [*x]}\n")
+    with pytest.raises(ConfigError, match="'b' holds itself"):
+        apply_overrides(ring, [])
+    with pytest.raises(ConfigError, match=r"override .*: 'a' holds itself"):
+        apply_overrides({}, ["--a=&x [*x]"])
+    # The same anchor in two places is no ring.
+    shared = yaml.safe_load("a: &x {c: 1}\nb: [*x, *x]\n")
+    assert apply_overrides(shared, []) == {"a": {"c": 1}, "b": [{"c": 1}, {"c": 1}]}
+
+
+def test_a_value_that_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        apply_overrides({}, ["--a=" + "[" * 5000 + "]" * 5000])
 
 
 def test_did_you_mean() -> None:

@@ -63,6 +63,8 @@ def test_an_unknown_name_gets_a_suggestion(tmp_path: Path, monkeypatch: pytest.M
         ("", "a recipe is a mapping"),
         ("- 1\n- 2\n", "a recipe is a mapping"),
         ("a: [1\n", "not YAML"),
+        ("a: &x {b: *x}\n", "'a' holds itself"),
+        pytest.param("a: " + "[" * 5000 + "]" * 5000, "nested too deeply", id="deep"),
         ("a: 1\nb: 2\na: 3\n", "the key 'a' is given twice"),
         ("a: !!python/object/apply:os.getcwd []\n", "not YAML"),
     ],

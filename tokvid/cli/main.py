@@ -86,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def one_line(error: BaseException) -> str | None:
     """The line a user sees for ``error``, or None when it is a fault of ours and deserves a traceback."""
     if is_full_disk(error):
-        place = f" while writing {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        place = _written(error)
+        place = f" while writing {place}" if place else ""
         return (
             f"the disk is full{place}: nothing unfinished was kept under its final name; free some space and run again"
         )
@@ -95,6 +96,14 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or error}"
     return None
+
+
+def _written(error: BaseException) -> str:
+    """The file that was written when ``error`` came, by its final name, or an empty string."""
+    if not isinstance(error, OSError):
+        return ""
+    # The second name of an error of two files is where it copied or moved to.
+    return str(error.filename2 or error.filename or "").removesuffix(".tmp")
 
 
 def is_full_disk(error: BaseException | None) -> bool:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 
 from tokvid.atomic import atomic_path
 from tokvid.errors import DataError
-from tokvid.recipe import find_recipe, shipped_recipes, summary
+from tokvid.recipe import find_recipe, read_text, shipped_recipes, summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _list(as_json=arguments.json)
     source = find_recipe(arguments.recipe)
     if arguments.action == "show":
-        sys.stdout.write(source.read_text(encoding="utf-8"))
+        sys.stdout.write(read_text(source))
         return 0
     return _copy(source, Path(arguments.destination or source.name), force=arguments.force)
 
@@ -59,7 +58,12 @@ def _copy(source: Path, destination: Path, *, force: bool) -> int:
     if destination.exists() and not force:
         raise DataError(f"{destination} exists: give another name, or -f to overwrite it")
     destination.parent.mkdir(parents=True, exist_ok=True)
+    content = source.read_bytes()
     with atomic_path(destination) as beside:
-        shutil.copyfile(source, beside)
+        try:
+            beside.write_bytes(content)
+        except OSError as error:
+            error.filename = str(destination)  # a full disk leaves it empty
+            raise
     print(destination)
     return 0
