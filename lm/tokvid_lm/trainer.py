@@ -103,7 +103,7 @@ class LMTrainer(Trainer):
             self._resumed = _read_training_state(checkpoint, self.args.world_size)
         with deferred_interrupt() as self.interrupted:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if self.interrupted() and self.state.global_step < self.run_config.steps:
+        if self.interrupted():
             step = self.state.global_step
             raise KeyboardInterrupt(
                 f"stopped at step {step}; {step_folder(self.output, step)} is saved, add --resume to go on"
@@ -238,9 +238,10 @@ class _Duties(TrainerCallback):
                 1.0, parts["code_count"] + parts["text_count"]
             )
             trainer.run_log.step(step, {"loss": loss}, values, amount=parts["code_count"] * args.world_size)
-        last = step >= config.steps
-        if not last and (step % config.checkpoint_every == 0 or trainer.interrupted()):
+        # The last one too: a finished run that is resumed has nothing left to train, and gives the same model.
+        interrupted = trainer.interrupted()
+        if interrupted or step % config.checkpoint_every == 0 or step >= config.steps:
             control.should_save = True
-        if trainer.interrupted():
+        if interrupted:
             control.should_training_stop = True
         return control

@@ -164,8 +164,8 @@ def test_a_run_learns_logs_and_saves_a_model_that_loads_plain(whole: TrainedLM) 
         "lm",
         "log.jsonl",
         "recipe.json",
-        "step-000003",
         "step-000006",
+        "step-000008",
         "tensorboard",
     ]
     plain = AutoModelForCausalLM.from_pretrained(whole.folder)
@@ -225,6 +225,21 @@ def test_ctrl_c_saves_and_resumes_to_the_same_weights(
         assert torch.equal(tensor, resumed.lm.model.state_dict()[name]), name
 
 
+def test_ctrl_c_in_the_last_step_stops_too_and_what_is_finished_is_not_trained_again(
+    whole: TrainedLM, codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"stopped at step 8; .*step-000008 is"):
+        at_step(patch, 8, lambda: signal.raise_signal(signal.SIGINT))
+        train(recipe(tmp_path), codec)
+    assert not (tmp_path / "lm").exists()
+    log = (tmp_path / "log.jsonl").read_bytes()
+    resumed = train(recipe(tmp_path), codec, resume=True)
+    assert (tmp_path / "log.jsonl").read_bytes() == log
+    assert resumed.losses == whole.losses
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, resumed.lm.model.state_dict()[name]), name
+
+
 def test_a_checkpoint_is_safetensors_and_json_and_no_pickle_is_read(
     whole: TrainedLM, codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +282,7 @@ def test_a_run_that_draws_random_numbers_resumes_to_the_same_weights(
 
 def test_a_checkpoint_of_more_processes_is_refused(codec: VideoCodec, tmp_path: Path) -> None:
     train(recipe(tmp_path, steps=4), codec)
-    checkpoint = tmp_path / "step-000003"
+    checkpoint = tmp_path / "step-000004"
     saved = read_state(checkpoint)
     write_state(checkpoint, saved.tensors, {**saved.state, "random": saved.state["random"] * 2})
     seal(checkpoint)
@@ -277,7 +292,7 @@ def test_a_checkpoint_of_more_processes_is_refused(codec: VideoCodec, tmp_path: 
 
 def test_a_checkpoint_that_only_unpickling_could_read_is_refused(codec: VideoCodec, tmp_path: Path) -> None:
     train(recipe(tmp_path, steps=4), codec)
-    checkpoint = tmp_path / "step-000003"
+    checkpoint = tmp_path / "step-000004"
     torch.save({}, checkpoint / "optimizer.pt")
     seal(checkpoint)
     with pytest.raises(CheckpointError, match=r"holds optimizer\.pt, which .*remove"):
