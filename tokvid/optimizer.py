@@ -9,13 +9,17 @@ from typing import Literal
 import torch
 from torch import nn
 
+from tokvid.config_checks import at_least, positive
 from tokvid.errors import ConfigError
 from tokvid.muon import Muon, muon_groups
 
 
 @dataclass(frozen=True, kw_only=True)
 class MuonConfig:
-    """Muon for the maps between hidden features, Adam at ``adam_learning_rate`` for everything else."""
+    """Muon for the maps between hidden features, Adam at ``adam_learning_rate`` for everything else.
+
+    Rates are positive, the decay is not negative, ``momentum`` and both ``betas`` lie in [0, 1).
+    """
 
     kind: Literal["muon"] = "muon"
     learning_rate: float = 0.02
@@ -25,13 +29,14 @@ class MuonConfig:
     betas: tuple[float, float] = (0.9, 0.99)
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.adam_learning_rate <= 0:
-            raise ConfigError("learning_rate and adam_learning_rate must be positive")
+        _check_rates(self, "learning_rate", "adam_learning_rate")
+        _check_averages("momentum", self.momentum)
+        _check_averages("betas", *self.betas)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamWConfig:
-    """torch's AdamW for every parameter."""
+    """torch's AdamW for every parameter; its settings have the bounds of :class:`MuonConfig`."""
 
     kind: Literal["adamw"] = "adamw"
     learning_rate: float = 3e-4
@@ -39,11 +44,26 @@ class AdamWConfig:
     betas: tuple[float, float] = (0.9, 0.99)
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ConfigError("learning_rate must be positive")
+        _check_rates(self, "learning_rate")
+        _check_averages("betas", *self.betas)
 
 
 OptimizerConfig = MuonConfig | AdamWConfig
+
+
+def _check_rates(config: MuonConfig | AdamWConfig, *names: str) -> None:
+    """The named learning rates and the weight decay are possible numbers, and finite."""
+    positive(config, *names)
+    at_least(config, 0, "weight_decay")
+    for name in (*names, "weight_decay"):
+        if getattr(config, name) == float("inf"):
+            raise ConfigError(f"{name} must be finite, got inf")
+
+
+def _check_averages(name: str, *shares: float) -> None:
+    """Each share of what a running average keeps lies in [0, 1): at 1 it would never move."""
+    if not all(0 <= share < 1 for share in shares):
+        raise ConfigError(f"{name} must lie in [0, 1), got {', '.join(map(str, shares))}")
 
 
 def build_optimizer(

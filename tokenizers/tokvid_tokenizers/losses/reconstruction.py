@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tokvid.config_checks import at_least
 from tokvid.errors import ConfigError
 
 
@@ -17,8 +18,12 @@ class ReconstructionLossConfig:
     l1: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.l1 < 0 or self.l2 < 0 or self.l1 + self.l2 == 0:
-            raise ConfigError(f"l1 and l2 must not be negative nor both zero, got {self.l1} and {self.l2}")
+        at_least(self, 0, "l1", "l2")
+        for name in ("l1", "l2"):
+            if getattr(self, name) == float("inf"):
+                raise ConfigError(f"{name} must be finite, got inf")
+        if self.l1 + self.l2 == 0:
+            raise ConfigError("l1 and l2 must not both be zero: there would be nothing to learn from")
 
 
 def reconstruction_loss(config: ReconstructionLossConfig, reconstruction: Tensor, frames: Tensor) -> dict[str, Tensor]:
