@@ -30,6 +30,8 @@ Pictures = npt.NDArray[np.uint8]
 # to whole milliseconds), and reading at the stored rate must give every picture once.
 _EARLY = 0.25
 _BT601 = 5  # the matrix that players assume for small pictures; the file is tagged with it as well
+# Slower, time does not fit into the containers' integers; faster, Matroska's milliseconds run together.
+_FILE_RATES = (0.001, 1000.0)
 _CONTAINERS = {
     ".mp4": ("mp4", "libx264"),
     ".m4v": ("mp4", "libx264"),
@@ -183,10 +185,11 @@ def write_video(
 ) -> None:
     """Write ``video`` to ``path``, replacing what is there; the container follows the suffix.
 
-    ``crf`` is the quality, 0 (best) to 51. Even sizes are written as yuv420p, which every player shows. H.264 cannot
-    hold an odd size that way, so odd sizes are written as yuv444p, which keeps the exact size but which some browsers
-    do not play. ``metadata`` comes back from :func:`probe_video` with its names in lower case. The file appears under
-    its name only when it is complete; its folder is made where needed. Raises :class:`VideoError` when writing fails.
+    ``crf`` is the quality, 0 (best) to 51; the video's rate lies between 0.001 and 1000 frames a second. Even sizes are
+    written as yuv420p, which every player shows. H.264 cannot hold an odd size that way, so odd sizes are written as
+    yuv444p, which keeps the exact size but which some browsers do not play. ``metadata`` comes back from
+    :func:`probe_video` with its names in lower case. The file appears under its name only when it is complete; its
+    folder is made where needed. Raises :class:`VideoError` when writing fails.
     """
     target = Path(path)
     suffix = target.suffix.lower()
@@ -196,6 +199,9 @@ def write_video(
         )
     if not 0 <= crf <= 51:
         raise ShapeError(f"crf must lie between 0 and 51, got {crf}")
+    slowest, fastest = _FILE_RATES
+    if not slowest <= video.fps <= fastest:
+        raise ShapeError(f"{target}: a file holds between {slowest:g} and {fastest:g} frames a second, got {video.fps}")
     try:
         with atomic_path(target) as beside:
             _encode(beside, video, *_CONTAINERS[suffix], crf=crf, metadata=metadata or {})

@@ -410,6 +410,22 @@ def test_impossible_arguments_are_refused_before_the_file_is_opened(arguments: d
         iter_video("there is no such file.mp4", **arguments)
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
+@pytest.mark.parametrize("fps", [0.001, 0.5, 1000.0])
+def test_a_slow_and_a_fast_video_keep_their_rate(tmp_path: Path, suffix: str, fps: float) -> None:
+    path = tmp_path / f"clip.{suffix}"
+    write_video(path, Video(frames=smooth(4, 16, 16), fps=fps))
+    back = read_video(path)
+    assert back.num_frames == 4 and back.fps == pytest.approx(fps)
+
+
+@pytest.mark.parametrize("fps", [1e-9, 9e-4, 1001.0, 1e5, 3e9, 1e300])
+def test_a_rate_that_a_file_cannot_hold_is_refused(tmp_path: Path, fps: float) -> None:
+    with pytest.raises(ShapeError, match=r"between 0.001 and 1000 frames a second, got"):
+        write_video(tmp_path / "clip.mkv", Video(frames=smooth(2, 16, 16), fps=fps))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("frames", "fps"),
     [
