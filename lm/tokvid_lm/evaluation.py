@@ -173,8 +173,9 @@ def draw_clips(
         width=width,
         guidance_scale=sampling.guidance_scale,
         temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
+        # Said, not left out, where it is off: the model may have settings of its own.
+        top_k=sampling.top_k or 0,
+        top_p=sampling.top_p or 1.0,
         seed=sampling.seed,
         batch_size=batch_size,
         autocast=autocast,

@@ -109,6 +109,7 @@ def _train_on_codes(
         validation=validation_loss(lm, held_out_documents, batch_size=recipe.training.batch_size, autocast=autocast),
         unigram_entropy=unigram_entropy(clips.codes, clips.codebook_size),
     )
+    lm.sampling = recipe.evaluation.sampling(seed=0)
     lm.save_pretrained(output / LM_FOLDER)
     return TrainedLM(lm=lm, folder=output / LM_FOLDER, losses=losses)
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tokvid.atomic import atomic_folder
-from tokvid.errors import CheckpointError, ModelError, did_you_mean
+from tokvid.config import from_mapping, to_mapping
+from tokvid.errors import CheckpointError, ConfigError, ModelError, did_you_mean
 from tokvid.grid import Grid
 from tokvid_lm.extend import extend, load_causal_lm, load_tokenizer
 from tokvid_lm.grammar import Grammar
@@ -48,7 +49,9 @@ class VideoLM:
         codec: VideoCodec,
         *,
         template: str = "rows",
+        sampling: Sampling | None = None,
     ) -> None:
+        """``sampling`` is how :meth:`generate` draws video unless told otherwise (its seed aside); it is saved."""
         if (codec.codebook_size, codec.num_codebooks) != (vocabulary.codebook_size, vocabulary.num_codebooks):
             raise ModelError(
                 f"the vocabulary holds {vocabulary.num_codebooks} codebooks of {vocabulary.codebook_size},"
@@ -62,6 +65,7 @@ class VideoLM:
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.codec = codec
+        self.sampling = Sampling() if sampling is None else sampling
         self.template = build_template(template, vocabulary)
         self.layout = RasterLayout()
         self.processor = VideoProcessor(tokenizer, codec, vocabulary, self.template, self.layout)
@@ -99,6 +103,7 @@ class VideoLM:
             VideoVocabulary.from_mapping(facts["vocabulary"]),
             codec,
             template=facts["template"],
+            sampling=_read_sampling(folder, facts),
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -115,6 +120,8 @@ class VideoLM:
             "layout": self.layout.kind,
             "codec_id": self.codec.codec_id,
             "vocabulary": self.vocabulary.to_mapping(),
+            # Not in generation_config.json: transformers would guide and cut text with what is meant for codes.
+            "sampling": {name: value for name, value in to_mapping(self.sampling).items() if name != "seed"},
         }
         with atomic_folder(folder) as beside:
             self.model.save_pretrained(beside)
@@ -141,8 +148,8 @@ class VideoLM:
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
-        guidance_scale: float = 1.0,
-        temperature: float = 1.0,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         num_return_sequences: int = 1,
@@ -156,7 +163,9 @@ class VideoLM:
 
         For video: ``num_frames``, ``height`` and ``width`` in pixels, multiples of the codec's stride; the
         answers hold codes ``[1,K,t,h,w]`` and frames ``[1,3,T,H,W]``, on the CPU, in the order of the prompts. For
-        text: at most ``max_new_tokens`` ids. At most ``batch_size`` rows run together (twice as many with
+        text: at most ``max_new_tokens`` ids. What is None of ``guidance_scale``, ``temperature``, ``top_k`` and
+        ``top_p`` is taken from :attr:`sampling` for video, and plain sampling for text; a ``top_k`` of 0 and a
+        ``top_p`` of 1 keep all ids. At most ``batch_size`` rows run together (twice as many with
         guidance); a sample is the same in any batch. ``autocast`` computes in that type (bfloat16, say).
         ``progress(done, total)`` follows the clips whose codes are drawn.
         Raises :class:`ModelError` for what the model cannot do.
@@ -170,7 +179,9 @@ class VideoLM:
                 "num_return_sequences, batch_size and max_new_tokens must be at least 1, got"
                 f" {num_return_sequences}, {batch_size}, {max_new_tokens}"
             )
-        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, guidance_scale=guidance_scale, seed=seed)
+        sampling = (self.sampling if output == "video" else Sampling()).override(
+            guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        )
         batch = _as_batch(prompts)
         if output == "text":
             return self._generate_text(batch, sampling, num_return_sequences, max_new_tokens, batch_size, autocast)
@@ -319,6 +330,14 @@ def _as_batch(prompts: Prompts) -> list[list[Segment]]:
 def _caption(segments: Sequence[Segment]) -> str | None:
     texts = [segment.text for segment in segments if isinstance(segment, TextSegment)]
     return " ".join(texts) if texts else None
+
+
+def _read_sampling(folder: Path, facts: dict[str, Any]) -> Sampling:
+    """How the model draws; plain where the folder was saved without it."""
+    try:
+        return from_mapping(Sampling, facts.get("sampling", {}), where="sampling")
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / VIDEO_FILE}: {error}") from error
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:

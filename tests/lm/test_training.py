@@ -28,6 +28,7 @@ from tokvid_lm import trainer as trainer_module
 from tokvid_lm import training as training_module
 from tokvid_lm.collate import IGNORED
 from tokvid_lm.objectives.next_token import NextTokenObjective
+from tokvid_lm.samplers.next_token import Sampling
 from tokvid_lm.training import TrainedLM, learning_rate_share, train_lm
 from tokvid_lm.training_config import LMRecipe, LMTrainingConfig
 from tokvid_tokenizers import VideoCodec
@@ -122,7 +123,9 @@ TRAINING = {
 
 
 def recipe(output: Path, **training: Any) -> LMRecipe:
+    evaluation = {"guidance_scale": 1.5, "temperature": 0.8, "top_k": 50}
     data = {"task": "lm", "output": str(output), "codec": "preset:tiny", "data": DATA, "model": MODEL}
+    data["evaluation"] = evaluation
     return from_mapping(LMRecipe, {**data, "training": {**TRAINING, **training}})
 
 
@@ -171,6 +174,7 @@ def test_a_run_learns_logs_and_saves_a_model_that_loads_plain(whole: TrainedLM) 
     plain = AutoModelForCausalLM.from_pretrained(whole.folder)
     assert plain.config.use_cache and not whole.lm.model.training
     again = VideoLM.from_pretrained(whole.folder)
+    assert again.sampling == whole.lm.sampling == Sampling(guidance_scale=1.5, temperature=0.8, top_k=50)
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, again.model.state_dict()[name])
 

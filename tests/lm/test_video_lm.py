@@ -16,6 +16,7 @@ import torch
 from tests.lm.tiny import build_model, build_tokenizer
 from tokvid.errors import CheckpointError, ModelError
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
+from tokvid_lm.samplers.next_token import Sampling
 from tokvid_tokenizers import VideoCodec, load_codec
 
 SIZE: dict[str, Any] = {"num_frames": 5, "height": 16, "width": 24}
@@ -80,6 +81,44 @@ def test_saved_and_loaded_it_says_the_same(video_lm: VideoLM, tmp_path: Path) ->
     assert next(VideoLM.from_pretrained(folder, dtype=torch.bfloat16).model.parameters()).dtype == torch.bfloat16
 
 
+def test_it_draws_as_it_was_evaluated_unless_told_otherwise(video_lm: VideoLM, tmp_path: Path) -> None:
+    chosen = {"guidance_scale": 2.0, "temperature": 0.7, "top_k": 5, "top_p": 0.9}
+    plain = _codes(video_lm.generate(CAT, **SIZE))
+    wanted = _codes(video_lm.generate(CAT, **SIZE, **chosen))
+    assert not torch.equal(plain, wanted)
+    video_lm.save_pretrained(tmp_path / "lm")
+    lm = VideoLM.from_pretrained(tmp_path / "lm")
+    assert lm.sampling == Sampling()
+    lm.sampling = Sampling(**chosen, seed=3)
+    lm.save_pretrained(tmp_path / "lm")
+    again = VideoLM.from_pretrained(tmp_path / "lm")
+    assert again.sampling == Sampling(**chosen), "the seed is no setting of a model"
+    assert torch.equal(_codes(again.generate(CAT, **SIZE)), wanted)
+    # Every setting can be overruled, also by its being off.
+    off = {"guidance_scale": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    assert torch.equal(_codes(again.generate(CAT, **SIZE, **off)), plain)
+    # Text knows nothing of how clips are best drawn.
+    text = {"output": "text", "max_new_tokens": 5}
+    assert again.generate(CAT, **text) == video_lm.generate(CAT, **text)
+
+
+def test_a_folder_with_saved_settings_loads_plain_and_without_a_warning(video_lm: VideoLM, tmp_path: Path) -> None:
+    video_lm.save_pretrained(tmp_path / "lm")
+    lm = VideoLM.from_pretrained(tmp_path / "lm")
+    lm.sampling = Sampling(guidance_scale=2.0, top_k=5)
+    lm.save_pretrained(tmp_path / "lm")
+    program = f"""
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained({str(tmp_path / "lm")!r})
+ids = AutoTokenizer.from_pretrained({str(tmp_path / "lm")!r})("a cat", return_tensors="pt")
+model.generate(**ids, max_new_tokens=2, do_sample=False)
+assert model.generation_config.guidance_scale in (None, 1.0), "text would be guided"
+"""
+    environment = {**os.environ, "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_folders_that_are_not_ours_are_left_alone(video_lm: VideoLM, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="holds no VideoLM; choose another"):
@@ -98,6 +137,8 @@ def test_broken_folders_say_what_is_wrong(video_lm: VideoLM, tmp_path: Path) -> 
         ({"format_version": 2}, "format_version 2, this tokvid reads 1"),
         ({"layout": "spiral"}, "layout 'spiral'"),
         ({"template": "fancy"}, "unknown template 'fancy'"),
+        ({"sampling": {"temprature": 1.0}}, "sampling.temprature': did you mean 'temperature'"),
+        ({"sampling": {"top_k": -1}}, "sampling: top_k must be at least 1, got -1"),
     ):
         path.write_text(json.dumps(facts | change))
         with pytest.raises((CheckpointError, ModelError), match=message):

@@ -78,6 +78,7 @@ def test_a_video_language_model(saved: Path, capsys: pytest.CaptureFixture[str])
     assert facts["vocabulary"]["text"] == lm.vocabulary.text_size
     assert facts["codec_id"] == facts["its_codec"]["codec_id"] == lm.codec.codec_id
     assert facts["its_codec"]["grid"] == "2x2x2"
+    assert facts["sampling"] == {"guidance_scale": 1.0, "temperature": 1.0, "top_k": None, "top_p": None}
     assert (facts["template"], facts["layout"]) == (lm.template.kind, lm.layout.kind)
 
 

@@ -22,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=17, help="number of frames (default 17)")
     parser.add_argument("--size", default="32x32", metavar="HxW", help="height and width in pixels (default 32x32)")
     parser.add_argument("--fps", type=float, default=8.0, help="frames a second of the file (default 8)")
-    parser.add_argument("--guidance", type=float, default=2.5, help="classifier-free guidance; 1 is off (default 2.5)")
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-k", type=int, default=None)
-    parser.add_argument("--top-p", type=float, default=None)
+    own = "default: as the model was evaluated"
+    parser.add_argument("--guidance", type=float, default=None, help=f"classifier-free guidance; 1 is off ({own})")
+    parser.add_argument("--temperature", type=float, default=None, help=f"above 0; lower is surer ({own})")
+    parser.add_argument("--top-k", type=int, default=None, help=f"keep the likeliest ids; 0 keeps all ({own})")
+    parser.add_argument("--top-p", type=float, default=None, help=f"keep this much probability; 1 keeps all ({own})")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -37,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     height, width = parse_size(arguments.size)
     from transformers.utils import logging as transformers_logging
 
+    from tokvid.config import to_mapping
     from tokvid.frames import to_pictures
     from tokvid.provenance import provenance
     from tokvid.video import Video, write_video
@@ -44,19 +46,20 @@ def run(arguments: argparse.Namespace) -> int:
 
     transformers_logging.disable_progress_bar()  # one for every file of weights
     lm = VideoLM.from_pretrained(arguments.model)
+    settings = {
+        "guidance_scale": arguments.guidance,
+        "temperature": arguments.temperature,
+        "top_k": arguments.top_k,
+        "top_p": arguments.top_p,
+        "seed": arguments.seed,
+    }
+    sampling = lm.sampling.override(**settings)
     (clip,) = lm.generate(
-        [TextSegment(arguments.caption)],
-        num_frames=arguments.frames,
-        height=height,
-        width=width,
-        guidance_scale=arguments.guidance,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
+        [TextSegment(arguments.caption)], num_frames=arguments.frames, height=height, width=width, **settings
     )
     made_by = {
         "model": Path(arguments.model).name,
+        "sampling": to_mapping(sampling),
         "codec": lm.codec.codec_id,
         "caption_sha256": hashlib.sha256(arguments.caption.encode()).hexdigest(),
         **provenance(arguments.seed),

@@ -94,6 +94,7 @@ def describe_video_lm(folder: Path, size: str) -> dict[str, Any]:
             "vocabulary": ids,
             "template": facts["template"],
             "layout": facts["layout"],
+            "sampling": facts.get("sampling", {}),
             "codec_id": facts["codec_id"],
         }
     except (KeyError, TypeError) as error:

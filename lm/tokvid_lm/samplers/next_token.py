@@ -48,6 +48,24 @@ class Sampling:
         if not math.isfinite(self.guidance_scale):
             raise ModelError(f"guidance_scale must be finite, got {self.guidance_scale}; 1.0 is off")
 
+    def override(
+        self,
+        *,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> Sampling:
+        """These settings with the given ones in their place. None leaves one; ``top_k`` 0 and ``top_p`` 1 keep all."""
+        return Sampling(
+            temperature=self.temperature if temperature is None else temperature,
+            top_k=self.top_k if top_k is None else top_k or None,
+            top_p=self.top_p if top_p is None else None if top_p == 1.0 else top_p,
+            guidance_scale=self.guidance_scale if guidance_scale is None else guidance_scale,
+            seed=self.seed if seed is None else seed,
+        )
+
     @property
     def guided(self) -> bool:
         """Whether unconditional rows are needed."""

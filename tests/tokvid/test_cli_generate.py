@@ -1,0 +1,46 @@
+"""``tokvid generate`` draws as the model was evaluated, and writes down how it drew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.lm.tiny import build_model, build_tokenizer
+from tokvid import read_video
+from tokvid.cli import main as command
+from tokvid.video import probe_video
+from tokvid_lm import VideoLM
+from tokvid_lm.samplers.next_token import Sampling
+from tokvid_tokenizers import load_codec
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lm") / "model"
+    lm = VideoLM.extend(build_model("llama"), codec=load_codec("preset:tiny"), tokenizer=build_tokenizer())
+    lm.sampling = Sampling(guidance_scale=2.0, temperature=0.5, top_k=7, top_p=0.8)
+    lm.save_pretrained(folder)
+    return folder
+
+
+def draw(saved: Path, file: Path, *flags: str) -> tuple[dict[str, Any], np.ndarray]:
+    size = ("--frames", "5", "--size", "16x16")
+    assert command.main(["generate", "a cat", "--model", str(saved), "-o", str(file), *size, *flags]) == 0
+    sampling: dict[str, Any] = json.loads(probe_video(file).metadata["tokvid"])["sampling"]
+    return sampling, read_video(file).frames
+
+
+def test_the_settings_are_those_of_the_model_and_flags_override(saved: Path, tmp_path: Path) -> None:
+    own = {"guidance_scale": 2.0, "temperature": 0.5, "top_k": 7, "top_p": 0.8, "seed": 0}
+    sampling, frames = draw(saved, tmp_path / "own.mp4")
+    assert sampling == own
+    flags = ("--guidance", "2", "--temperature", "0.5", "--top-k", "7", "--top-p", "0.8")
+    assert np.array_equal(draw(saved, tmp_path / "said.mp4", *flags)[1], frames)
+    flags = ("--guidance", "1", "--temperature", "2", "--top-k", "0", "--top-p", "1", "--seed", "4")
+    sampling, other = draw(saved, tmp_path / "other.mp4", *flags)
+    assert sampling == {"guidance_scale": 1.0, "temperature": 2.0, "top_k": None, "top_p": None, "seed": 4}
+    assert not np.array_equal(other, frames)
