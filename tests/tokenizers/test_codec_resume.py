@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tests.tokenizers.tiny_run import STEPS, Killed, assert_same_run, at_step, die, lines, recipe
@@ -23,6 +25,7 @@ from tokvid.errors import CheckpointError
 from tokvid_tokenizers.training import CODEC_FOLDER, RECIPE_FILE, CodecTrainer, train_codec
 from tokvid_tokenizers.training_config import CodecRecipe
 
+Frames = npt.NDArray[np.uint8]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -100,6 +103,25 @@ def test_resuming_with_another_recipe_is_refused(
     with pytest.raises(CheckpointError, match="another recipe; give this run another output folder"):
         train_codec(change(recipe(straight)), *clips, resume=True)
     assert (straight / RECIPE_FILE).read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frames: np.concatenate([frames[1:], frames[:1]]),
+        lambda frames: frames[:-1],
+        lambda frames: np.where(np.arange(frames.size).reshape(frames.shape) == 12345, frames ^ 1, frames),
+    ],
+    ids=["another order", "one less", "one pixel"],
+)
+def test_resuming_with_other_clips_is_refused(
+    straight: Path, clips: tuple[ClipArray, ClipArray], change: Callable[[Frames], Frames]
+) -> None:
+    """A folder's videos can change under one recipe."""
+    frames = change(clips[0].frames)
+    other = dataclasses.replace(clips[0], frames=frames, captions=clips[0].captions[: len(frames)])
+    with pytest.raises(CheckpointError, match="trained on other clips; give this run another output folder"):
+        train_codec(recipe(straight), other, clips[1], resume=True)
 
 
 def test_how_often_a_run_speaks_may_change(

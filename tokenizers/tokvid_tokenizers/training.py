@@ -6,6 +6,7 @@ interrupted and resumed gives the same numbers as one that never stopped (same m
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -91,6 +93,7 @@ class CodecTrainer:
         self.bf16 = computes_in_bf16(self.config.precision)
         self.codec = VideoCodec(recipe.codec).to(self.device)
         self.optimizer = build_optimizer(self.config.optimizer, self.codec, adam_names=ADAM_NAMES)
+        self.clips_digest = digest_of_clips(self.clips)
         self.step = 0
 
     def run(self) -> TrainedCodec:
@@ -216,9 +219,12 @@ class CodecTrainer:
         if newest.path is None:
             return
         saved = load_state(newest.path)
-        if saved.state["recipe"] != self.facts():
+        facts = self.facts()
+        wrong = [name for name in facts if saved.state["recipe"].get(name) != facts[name]]
+        if wrong:
+            difference = "on other clips" if wrong == ["clips"] else "by another recipe"
             raise CheckpointError(
-                f"{newest.path} was trained by another recipe; give this run another output folder, or remove that one"
+                f"{newest.path} was trained {difference}; give this run another output folder, or remove that one"
             )
         self.codec.load_state_dict(saved.tensors)
         self.optimizer.load_state_dict(saved.state["optimizer"])
@@ -226,9 +232,20 @@ class CodecTrainer:
         self.step = saved.state["step"]
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint must agree with: the recipe, but for where it is written and how often it speaks."""
-        facts = to_mapping(self.recipe)
+        """What a checkpoint must agree with: the clips, and the recipe but for where it writes and how often it speaks.
+
+        The videos of a folder can change under one recipe.
+        """
+        facts = to_mapping(self.recipe) | {"clips": self.clips_digest}
         del facts["output"]
         quiet = ("log_every", "validate_every", "validation_clips", "checkpoint_every", "keep_checkpoints")
         facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
         return json.loads(json.dumps(facts))  # type: ignore[no-any-return]
+
+
+def digest_of_clips(frames: npt.NDArray[np.uint8]) -> str:
+    """SHA-256 (64 hex digits) of clips uint8 ``[N,T,H,W,3]``: their number, shape and every pixel."""
+    digest = hashlib.sha256(repr(frames.shape).encode())
+    for clip in frames:
+        digest.update(np.ascontiguousarray(clip).data)
+    return digest.hexdigest()
