@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,9 +21,19 @@ from tokvid_tokenizers.quantizers import FSQConfig
 SIZE = 16
 
 
-@pytest.fixture(scope="module", params=sorted(PRESETS))
+LOCAL = CodecConfig(
+    patch=4,
+    channels=(8, 12),
+    encoder_blocks=(1, 2),
+    decoder_blocks=(1, 1),
+    local_encoder=True,
+    quantizer=FSQConfig(levels=(8, 5, 5)),
+)
+
+
+@pytest.fixture(scope="module", params=[*sorted(PRESETS), "local"])
 def codec(request: pytest.FixtureRequest) -> VideoCodec:
-    return lively_preset(request.param)
+    return smallest_codec(config=LOCAL) if request.param == "local" else lively_preset(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +142,8 @@ def test_gradients_reach_the_present_and_the_past_only(codec: VideoCodec) -> Non
     codec.encode_latents(frames)[:, :, 2].square().sum().backward()
     assert frames.grad is not None
     by_frame = frames.grad.abs().amax(dim=(0, 1, 3, 4))
-    assert (by_frame[9:] == 0).all()
-    assert (by_frame[:9] > 0).all()
+    seen = range(5, 9) if codec.config.local_encoder else range(9)
+    assert (by_frame > 0).tolist() == [frame in seen for frame in range(13)]
 
     latents = noise(1, codec.quantizer.dim, 4, 2, 2).requires_grad_()
     codec.decode_latents(latents)[:, :, 8].square().sum().backward()
@@ -144,7 +157,8 @@ def test_a_distant_region_changes_nothing_here(codec: VideoCodec) -> None:
     config, stride = codec.config, codec.spatial_stride
     cell_sizes = [config.patch * 2**level for level in range(len(config.channels))]
     # A block has two 3x3 convolutions, so it sees two cells of its resolution to each side.
-    reach = sum(2 * blocks * size for blocks, size in zip(config.encoder_blocks, cell_sizes, strict=True))
+    blocks_seen = (0, 0) if config.local_encoder else config.encoder_blocks
+    reach = sum(2 * blocks * size for blocks, size in zip(blocks_seen, cell_sizes, strict=True))
     cells = -(-reach // stride)
     frames = noise(1, 3, 1, stride, (cells + 3) * stride)
     other = frames.clone()
@@ -152,7 +166,8 @@ def test_a_distant_region_changes_nothing_here(codec: VideoCodec) -> None:
     latents, latents_of_other = codec.encode_latents(frames), codec.encode_latents(other)
     assert torch.equal(latents[..., :2], latents_of_other[..., :2])
     assert torch.equal(codec.encode(frames)[..., :2], codec.encode(other)[..., :2])
-    assert not torch.equal(latents[..., -2], latents_of_other[..., -2])
+    assert torch.equal(latents[..., -2], latents_of_other[..., -2]) == config.local_encoder
+    assert not torch.equal(latents[..., -1], latents_of_other[..., -1])
 
     reach = stride + sum(2 * blocks * size for blocks, size in zip(config.decoder_blocks, cell_sizes, strict=True))
     latents = noise(1, codec.quantizer.dim, 1, 1, -(-reach // stride) + 3)
@@ -165,13 +180,48 @@ def test_a_distant_region_changes_nothing_here(codec: VideoCodec) -> None:
 
 def test_a_distant_past_changes_nothing_now(codec: VideoCodec) -> None:
     """No statistic runs over time: each block looks back one latent frame."""
-    reach = sum(codec.config.encoder_blocks)
+    reach = 0 if codec.config.local_encoder else sum(codec.config.encoder_blocks)
     frames = noise(1, 3, 1 + codec.temporal_stride * (reach + 2), 8, 8)
     other = frames.clone()
     other[:, :, 0] = noise(1, 3, 8, 8, seed=1)
     latents, latents_of_other = codec.encode_latents(frames), codec.encode_latents(other)
     assert torch.equal(latents[:, :, reach + 1 :], latents_of_other[:, :, reach + 1 :])
-    assert not torch.equal(latents[:, :, 1], latents_of_other[:, :, 1])
+    assert torch.equal(latents[:, :, 1], latents_of_other[:, :, 1]) == codec.config.local_encoder
+
+
+@pytest.mark.parametrize(("patch", "channels", "blocks"), [(4, (8,), (3,)), (2, (8, 12), (1, 2))])
+def test_a_local_code_sees_its_own_block_of_pixels_alone(
+    patch: int, channels: tuple[int, ...], blocks: tuple[int, ...]
+) -> None:
+    """Blocks are 4 frames of 4x4 pixels, the first of one frame: whichever is changed, only its own code changes."""
+    config = dataclasses.replace(LOCAL, patch=patch, channels=channels, encoder_blocks=blocks, decoder_blocks=blocks)
+    codec = smallest_codec(config=config)
+    frames, noisy = noise(1, 3, 9, 12, 12), noise(1, 3, 9, 12, 12, seed=1)
+    latents, codes = codec.encode_latents(frames), codec.encode(frames)
+    grid = codec.grid_for(9, 12, 12)
+    assert grid == Grid(t=3, h=3, w=3)
+    changed_codes = 0
+    for cell in product(range(3), range(3), range(3)):
+        t, h, w = cell
+        block = (..., slice(max(0, 4 * t - 3), 4 * t + 1), slice(4 * h, 4 * h + 4), slice(4 * w, 4 * w + 4))
+        other = frames.clone()
+        other[block] = noisy[block]
+        here = torch.zeros(3, 3, 3, dtype=torch.bool)
+        here[cell] = True
+        latents_of_other, codes_of_other = codec.encode_latents(other), codec.encode(other)
+        assert torch.equal(latents[..., ~here], latents_of_other[..., ~here])
+        assert torch.equal(codes[..., ~here], codes_of_other[..., ~here])
+        assert not torch.equal(latents[..., here], latents_of_other[..., here])
+        changed_codes += int((codes != codes_of_other).sum())
+    assert changed_codes > 13  # of 27: noise may have the code it had
+
+
+def test_what_stands_still_keeps_its_local_codes() -> None:
+    still = noise(1, 3, 1, SIZE, SIZE).expand(-1, -1, 9, -1, -1)
+    codes = smallest_codec(config=LOCAL).encode(still)
+    assert torch.equal(codes, codes[:, :, :1].expand_as(codes)) and len(codes.unique()) > 1
+    around = smallest_codec(config=dataclasses.replace(LOCAL, local_encoder=False)).encode(still)
+    assert not torch.equal(around, around[:, :, :1].expand_as(around))
 
 
 def test_one_clip_of_a_batch_knows_nothing_of_the_others(tiny: VideoCodec) -> None:
