@@ -26,8 +26,8 @@ BF16_GAIN = 1.5
 def prepare(seed: int, threads: int | None = None, deterministic: bool = True) -> None:
     """Seed python, numpy and torch, fix the number of threads, and choose deterministic algorithms.
 
-    ``threads=None`` takes every core this process may use. The order of floating point sums depends on the
-    number of threads: a run that must give the same numbers again needs the same number.
+    ``threads=None`` takes what ``OMP_NUM_THREADS`` says, or every core this process may use. The order of floating
+    point sums depends on the number of threads: a run that must give the same numbers again needs the same number.
     """
     import numpy as np
     import torch
@@ -39,7 +39,7 @@ def prepare(seed: int, threads: int | None = None, deterministic: bool = True) -
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.set_num_threads(threads or usable_cores())
+    torch.set_num_threads(threads or _wanted_threads() or usable_cores())
     if deterministic:
         # cuBLAS reads this when it starts; without it deterministic algorithms raise on the first matrix product.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -47,6 +47,17 @@ def prepare(seed: int, threads: int | None = None, deterministic: bool = True) -
     # Filling every torch.empty with NaN finds bugs, and costs a pass over memory for each buffer.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not deterministic
+
+
+def _wanted_threads() -> int | None:
+    """The number in ``OMP_NUM_THREADS`` (of a list, for nested regions, the first), or None where it is not set."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    if not text:
+        return None
+    first = text.partition(",")[0].strip()
+    if not first.isdecimal() or int(first) < 1:
+        raise ConfigError(f"OMP_NUM_THREADS is {text!r}: set it to a number of threads from 1 on, or unset it")
+    return int(first)
 
 
 def usable_cores() -> int:

@@ -37,11 +37,36 @@ def test_a_seed_reproduces_every_generator() -> None:
     assert draws() != first
 
 
-def test_threads_and_determinism_are_set() -> None:
+def test_threads_and_determinism_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     prepare(0, threads=1)
     assert torch.get_num_threads() == 1 and torch.are_deterministic_algorithms_enabled()
     prepare(0, deterministic=False)
     assert torch.get_num_threads() == usable_cores() and not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("value", "threads"), [("1", 1), ("3", 3), (" 2,1 ", 2)])
+def test_the_number_of_threads_that_the_environment_asks_for_is_taken(
+    monkeypatch: pytest.MonkeyPatch, value: str, threads: int
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    prepare(0)
+    assert torch.get_num_threads() == threads
+    prepare(0, threads=2)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "all", "1.5", ",2"])
+def test_a_number_of_threads_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    with pytest.raises(ConfigError, match=f"OMP_NUM_THREADS is '{value}'"):
+        prepare(0)
+
+
+def test_an_empty_number_of_threads_is_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    prepare(0)
+    assert torch.get_num_threads() == usable_cores()
 
 
 def test_a_precision_that_is_named_is_taken_and_auto_asks_the_machine() -> None:
