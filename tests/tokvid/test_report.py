@@ -16,7 +16,18 @@ from PIL import Image, ImageSequence
 
 from tokvid.errors import ShapeError
 from tokvid.report.page import Card, Figure, Report
-from tokvid.report.pictures import animated, contact_sheet, enlarge, side_by_side, still, strip
+from tokvid.report.pictures import (
+    GAP,
+    LABEL_LINES,
+    LABEL_WIDTH,
+    animated,
+    contact_sheet,
+    enlarge,
+    side_by_side,
+    still,
+    strip,
+    wrapped,
+)
 from tokvid.report.plots import Axis, bar_plot, line_plot, usage_plot
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -54,6 +65,36 @@ def test_a_sheet_holds_clips_of_different_sizes_and_labels() -> None:
     assert labelled.shape[0] > plain.shape[0] and (labelled < 128).any()
     with pytest.raises(ShapeError, match="1 for 2"):
         contact_sheet(clips, ["one"])
+
+
+def test_a_long_label_is_wrapped_and_then_cut() -> None:
+    clips = [clip(5, 32, 32)]
+    width = strip(clips[0]).shape[1]
+
+    def height_of_label(text: str) -> int:
+        sheet = contact_sheet(clips, [text])
+        assert sheet.shape[1] == max(width, LABEL_WIDTH)
+        return int(sheet.shape[0] - contact_sheet(clips).shape[0] - GAP)
+
+    one = height_of_label("a red apple")
+    assert height_of_label("") == one
+    heights = [height_of_label(" ".join(["apple"] * count)) for count in (12, 20, 120, 1000)]
+    assert one < heights[0] < heights[1] == heights[2] == heights[3] < 4 * one
+    assert height_of_label("x" * 3000) == heights[3]
+    # What is wrapped is all there; what is cut shows that it is.
+    assert wrapped("one two\n three", 1000) == ["one two three"]
+    words = " ".join(f"word{number}" for number in range(30))
+    lines = wrapped(words, 200)
+    assert len(lines) == LABEL_LINES and lines[-1].endswith("…") and words.startswith(" ".join(lines)[:-1].rstrip())
+    short = " ".join(f"word{number}" for number in range(8))
+    assert " ".join(wrapped(short, 200)) == short
+    assert "".join(wrapped("y" * 60, 200)) == "y" * 60
+
+
+def test_a_wide_sheet_has_wide_labels() -> None:
+    wide = clip(17, 32, 64)
+    text = " ".join(["apple"] * 20)
+    assert contact_sheet([wide], [text]).shape[0] == contact_sheet([wide], ["apple"]).shape[0]
 
 
 def test_side_by_side_keeps_both_clips() -> None:

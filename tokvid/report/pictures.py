@@ -25,6 +25,11 @@ GAP = 2
 PAPER = 255
 # An animation on a page is at least this large, in pixels of its shorter side.
 VISIBLE = 96
+# A label is as wide as the sheet's clips, but at least this, in pixels.
+LABEL_WIDTH = 320
+LABEL_LINES = 3
+LABEL_MARGIN = 3
+LINE_HEIGHT = 15
 
 
 def strip(frames: Pictures, columns: int | None = None, scale: int = 1) -> Picture:
@@ -45,17 +50,20 @@ def strip(frames: Pictures, columns: int | None = None, scale: int = 1) -> Pictu
 def contact_sheet(
     clips: Sequence[Pictures], labels: Sequence[str] | None = None, columns: int | None = None, scale: int = 1
 ) -> Picture:
-    """One strip a clip, one below the other, each with its label above it; [H',W',3]. Clips may differ in size."""
+    """One strip a clip, one below the other, each with its label above it; [H',W',3]. Clips may differ in size.
+
+    A long label is wrapped, and cut after three lines.
+    """
     if not clips:
         raise ShapeError("a contact sheet needs at least one clip")
     if labels is not None and len(labels) != len(clips):
         raise ShapeError(f"a contact sheet needs a label for each clip, got {len(labels)} for {len(clips)}")
-    pieces: list[Picture] = []
-    for number, clip in enumerate(clips):
-        if labels is not None:
-            pieces.append(_label(labels[number]))
-        pieces.append(strip(clip, columns, scale))
-    width = max(piece.shape[1] for piece in pieces)
+    strips = [strip(clip, columns, scale) for clip in clips]
+    width = max(piece.shape[1] for piece in strips)
+    pieces = strips
+    if labels is not None:
+        width = max(width, LABEL_WIDTH)
+        pieces = [piece for label, row in zip(labels, strips, strict=True) for piece in (_label(label, width), row)]
     padded = [np.pad(p, ((0, GAP), (0, width - p.shape[1]), (0, 0)), constant_values=PAPER) for p in pieces]
     return np.concatenate(padded, axis=0)
 
@@ -127,10 +135,40 @@ def _spaced(pieces: Sequence[npt.NDArray[np.uint8]], axis: int) -> list[npt.NDAr
     return spaced
 
 
-def _label(text: str) -> Picture:
-    """``text`` in black on paper; [H,W,3]."""
-    font = ImageFont.load_default(size=12)
-    _, _, right, bottom = font.getbbox(text or " ")
-    image = Image.new("RGB", (int(right) + 6, int(bottom) + 6), (PAPER, PAPER, PAPER))
-    ImageDraw.Draw(image).text((2, 2), text, fill=(0, 0, 0), font=font)
+def wrapped(text: str, width: int) -> list[str]:
+    """``text`` in at most :data:`LABEL_LINES` lines of ``width`` pixels; what is left out is an ellipsis."""
+    font = _font()
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:  # a word that is wider than a line goes on in the next
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+        if len(lines) > LABEL_LINES:
+            break
+    if len(lines) > LABEL_LINES:
+        last = lines[LABEL_LINES - 1]
+        while last and font.getlength(last + "…") > width:
+            last = last[:-1]
+        lines = [*lines[: LABEL_LINES - 1], last.rstrip() + "…"]
+    return lines
+
+
+def _label(text: str, width: int) -> Picture:
+    """``text`` in black on paper of ``width`` pixels; [H,W,3]."""
+    lines = wrapped(text, width - 2 * LABEL_MARGIN)
+    image = Image.new("RGB", (width, len(lines) * LINE_HEIGHT + 2), (PAPER, PAPER, PAPER))
+    draw = ImageDraw.Draw(image)
+    for number, line in enumerate(lines):
+        draw.text((LABEL_MARGIN, 2 + number * LINE_HEIGHT), line, fill=(0, 0, 0), font=_font())
     return np.asarray(image, dtype=np.uint8)
+
+
+def _font() -> Any:
+    return ImageFont.load_default(size=12)
