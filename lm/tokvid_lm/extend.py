@@ -77,9 +77,11 @@ def extend(
 
 
 def load_causal_lm(name: str | Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A causal language model by name or folder, in ``dtype`` or in the one it was saved in."""
+    """A causal language model by name or folder, in ``dtype`` or in the one it was saved in; its code is never run."""
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype or "auto")
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            str(name), dtype=dtype or "auto", trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load a causal language model from {str(name)!r}: {_first_line(error)}") from error
     return model
@@ -88,7 +90,7 @@ def load_causal_lm(name: str | Path, *, dtype: torch.dtype | None = None) -> Pre
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """A text tokenizer by name or folder."""
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(name))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load a text tokenizer from {str(name)!r}: {_first_line(error)}") from error
     return tokenizer

@@ -19,6 +19,7 @@ from tokvid.atomic import atomic_folder
 from tokvid.config import from_mapping, to_mapping
 from tokvid.errors import CheckpointError, ConfigError, ModelError, did_you_mean
 from tokvid.grid import Grid
+from tokvid.hub import local_folder
 from tokvid_lm.extend import extend, load_causal_lm, load_tokenizer
 from tokvid_lm.grammar import Grammar
 from tokvid_lm.layout import RasterLayout
@@ -87,9 +88,14 @@ class VideoLM:
         return cls(extended.model, extended.tokenizer, extended.vocabulary, codec, template=template)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype | None = None) -> VideoLM:
-        """Load what :meth:`save_pretrained` wrote, in ``dtype`` or in the one it was saved in."""
-        folder = Path(folder)
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, dtype: torch.dtype | None = None
+    ) -> VideoLM:
+        """Load what :meth:`save_pretrained` wrote, in ``dtype`` or in the one it was saved in.
+
+        ``name`` is a folder, or ``org/name`` of a model on the Hugging Face Hub, which alone has a ``revision``.
+        """
+        folder = local_folder(name, revision=revision)
         facts = _read_facts(folder)
         codec = load_codec(folder / CODEC_FOLDER)
         if codec.codec_id != facts["codec_id"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from transformers import (
 from tests.lm.tiny import FAMILIES, TEXT_SIZE, build_model, build_tokenizer
 from tokvid.errors import ModelError
 from tokvid_lm import VideoLM
-from tokvid_lm.extend import extend
+from tokvid_lm.extend import extend, load_causal_lm, load_tokenizer
 from tokvid_lm.grammar import Grammar, GrammarLogitsProcessor
 from tokvid_lm.vocabulary import SPECIAL_TOKENS
 from tokvid_tokenizers import VideoCodec
@@ -166,6 +167,20 @@ def test_extends_a_folder_by_name(codec: VideoCodec, tmp_path: Path) -> None:
     build_tokenizer().save_pretrained(tmp_path)
     lm = VideoLM.extend(str(tmp_path), codec="preset:tiny")
     assert lm.vocabulary.text_size == TEXT_SIZE
+
+
+def test_code_of_a_model_is_never_run(codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by somebody who would say yes: transformers asks on a terminal unless it is told."""
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    ran = tmp_path / "ran"
+    classes = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.Mine", "AutoTokenizer": ["mine.T", None]}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": classes}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": classes}))
+    (tmp_path / "mine.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    for load in (load_causal_lm, load_tokenizer):
+        with pytest.raises(ModelError, match=r"^cannot load a "):
+            load(tmp_path)
+    assert not ran.exists()
 
 
 def test_a_large_vocabulary_takes_seconds(codec: VideoCodec) -> None:

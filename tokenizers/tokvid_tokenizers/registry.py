@@ -1,4 +1,4 @@
-"""Finding a codec by name: a preset or a folder."""
+"""Finding a codec by name: a preset, a folder, or a model on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from tokvid.errors import ModelError
+from tokvid.hub import is_hub_id, local_folder
 from tokvid_tokenizers.codec import CONFIG_FILE, VideoCodec
 from tokvid_tokenizers.presets import PRESETS, preset
 
@@ -18,15 +19,28 @@ def list_codecs() -> list[str]:
     return [PRESET_PREFIX + name for name in PRESETS]
 
 
-def load_codec(name: str | Path, *, device: str | torch.device | None = None, seed: int = 0) -> VideoCodec:
-    """Load a codec from a folder, or build ``preset:<name>`` with random weights drawn from ``seed``."""
+def load_codec(
+    name: str | Path, *, revision: str | None = None, device: str | torch.device | None = None, seed: int = 0
+) -> VideoCodec:
+    """Load a codec from a folder or from the Hub's ``org/name``, or build ``preset:<name>``.
+
+    A preset has random weights drawn from ``seed``; only a codec on the Hub has a ``revision``. Raises
+    :class:`ModelError` where there is no such codec.
+    """
     text = str(name)
-    if text.startswith(PRESET_PREFIX):
+    if revision is not None and not is_hub_id(name):
+        raise ModelError(f"{text} is not on the Hub and has no revision {revision!r}: leave it out")
+    if is_hub_id(name):
+        codec = VideoCodec.from_pretrained(local_folder(name, revision=revision))
+    elif text.startswith(PRESET_PREFIX):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             codec = VideoCodec(preset(text.removeprefix(PRESET_PREFIX))).eval()
     elif (Path(text) / CONFIG_FILE).is_file():
         codec = VideoCodec.from_pretrained(text)
     else:
-        raise ModelError(f"no codec {text!r}: give a folder with a {CONFIG_FILE}, or one of {', '.join(list_codecs())}")
+        raise ModelError(
+            f"no codec {text!r}: give a folder with a {CONFIG_FILE}, a model on the Hub (org/name), or one of"
+            f" {', '.join(list_codecs())}"
+        )
     return codec if device is None else codec.to(device)

@@ -16,7 +16,9 @@ from tokvid.errors import DataError, ModelError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``CAPTION --model FOLDER -o FILE`` and how to sample."""
     parser.add_argument("caption", metavar="CAPTION", help="what the video shows")
-    parser.add_argument("--model", required=True, metavar="FOLDER", help="a trained video language model")
+    parser.add_argument(
+        "--model", required=True, metavar="FOLDER", help="a trained video language model, or org/name on the Hub"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the video to write (.mp4)")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the file when it exists")
     parser.add_argument("--frames", type=int, default=17, help="number of frames (default 17)")
