@@ -10,8 +10,9 @@ import json
 import math
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Number = SupportsFloat  # a float, or a tensor of no dimensions
 
+LOG_FILE = "log.jsonl"
 SECONDS_BETWEEN_LINES = 5.0
 MOST_LINES = 60
 
@@ -72,20 +74,21 @@ class TrainingLog:
         self.every = every
         self._stream = stream or sys.stderr
         self._wants_tensorboard = tensorboard
-        self._writer: Any = None
+        self._board: _Board | None = None
         self._bar: Any = None
         self._file: IO[str] | None = None
         self._step = start_step
         self._sums: dict[str, Any] = {}
         self._counts: dict[str, int] = {}
         self._last_means: dict[str, float] = {}
+        self._shown: dict[str, float] = {}
         self._amount = 0.0
         self._waited = 0.0
 
     @property
     def path(self) -> Path:
         """The JSON lines: one object a line, with ``step``, the means, the speed and ``data_wait`` in [0, 1]."""
-        return self.folder / "log.jsonl"
+        return self.folder / LOG_FILE
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -93,9 +96,7 @@ class TrainingLog:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self.path.open("a", encoding="utf-8")
         if self._wants_tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=self.start_step + 1)
+            self._board = _Board(self.folder / "tensorboard", first_step=self.start_step + 1, complain=self.note)
         self._start_showing()
         return self
 
@@ -106,8 +107,8 @@ class TrainingLog:
             self._bar.close()
         if self._file is not None:
             self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        if self._board is not None:
+            self._board.close()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -142,8 +143,8 @@ class TrainingLog:
 
     def pictures(self, name: str, pictures: npt.NDArray[np.uint8], step: int | None = None) -> None:
         """Show one picture, uint8 [H,W,3], in tensorboard under ``name``."""
-        if self._writer is not None:
-            self._writer.add_image(name, pictures, self._step if step is None else step, dataformats="HWC")
+        if self._board is not None:
+            self._board.picture(name, pictures, self._step if step is None else step)
 
     def note(self, text: str) -> None:
         """Print a line without breaking the bar."""
@@ -182,11 +183,11 @@ class TrainingLog:
         assert self._file is not None, "a TrainingLog is used inside its with block"
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        if self._writer is not None:
-            for name, value in line.items():
-                if name != "step":
-                    self._writer.add_scalar(name, value, self._step)
-        self._show(means, speed, wait, now)
+        if self._board is not None:
+            self._board.scalars({name: value for name, value in line.items() if name != "step"}, self._step)
+        # What is measured now and then, as the use of the codebook, stays in sight until it is measured again.
+        self._shown |= means
+        self._show(self._shown, speed, wait, now)
         self._last_means = means
         self._sums.clear()
         self._counts.clear()
@@ -209,6 +210,51 @@ class TrainingLog:
         left = (now - self._began) / max(1, self._step - self.start_step) * (self.total_steps - self._step)
         text = f"{self.title} {self._step}/{self.total_steps}  {numbers}  left {_clock(left)}"
         print(text, file=self._stream, flush=True)
+
+
+class _Board:
+    """Tensorboard's writer, which nothing depends on: where it cannot write, it says so once and the run goes on."""
+
+    def __init__(self, folder: Path, *, first_step: int, complain: Callable[[str], None]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._complain = complain
+        self._hook_before = threading.excepthook
+        self._hook = self._without_the_writers_own
+        threading.excepthook = self._hook
+        self._writer: Any = None
+        try:
+            self._writer = SummaryWriter(folder, purge_step=first_step)
+        except OSError as error:
+            self._give_up(error)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self._write(lambda writer: [writer.add_scalar(name, value, step) for name, value in values.items()])
+
+    def picture(self, name: str, picture: npt.NDArray[np.uint8], step: int) -> None:
+        self._write(lambda writer: writer.add_image(name, picture, step, dataformats="HWC"))
+
+    def close(self) -> None:
+        self._write(lambda writer: writer.close())
+        if threading.excepthook == self._hook:
+            threading.excepthook = self._hook_before
+
+    def _write(self, call: Callable[[Any], object]) -> None:
+        if self._writer is None:
+            return
+        try:
+            call(self._writer)
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writer = None
+        self._complain(f"tensorboard gets nothing more ({error.strerror or error}); {LOG_FILE} goes on")
+
+    def _without_the_writers_own(self, arguments: threading.ExceptHookArgs) -> None:
+        """The writer is a thread that hands its error to the next call; the traceback it dies with says no more."""
+        if type(arguments.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
+            self._hook_before(arguments)
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:

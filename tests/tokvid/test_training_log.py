@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -124,6 +125,60 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path: Path) -> None:
     events.Reload()
     assert [event.step for event in events.Scalars("l1")] == [10, 20]
     assert [event.step for event in events.Images("clips")] == [20]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit of the size of files")
+def test_a_disk_that_tensorboard_cannot_write_to_costs_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer is a thread of tensorboard's own: neither its traceback is shown, nor does the run end of it."""
+    import resource
+
+    tracebacks: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", tracebacks.append)
+    hook = threading.excepthook
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    stream = io.StringIO()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        with TrainingLog(tmp_path, 40, stream=stream) as log:
+            for step in range(1, 41):
+                log.step(step, {"l1": 1.0})
+                if step % 10 == 0:
+                    log.pictures("clips", noise)
+                    time.sleep(0.05)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert tracebacks == []
+    complaints = [line for line in stream.getvalue().splitlines() if "tensorboard" in line]
+    assert complaints == ["tensorboard gets nothing more (File too large); log.jsonl goes on"]
+    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [10, 20, 30, 40]
+    assert threading.excepthook is hook
+
+
+def test_other_threads_keep_their_tracebacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracebacks: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", tracebacks.append)
+    with TrainingLog(tmp_path, 1, stream=io.StringIO()):
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+    assert [traceback.exc_type for traceback in tracebacks] == [ZeroDivisionError]
+
+
+def test_what_is_measured_now_and_then_stays_in_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_log, "SECONDS_BETWEEN_LINES", 0.0)
+    stream = io.StringIO()
+    with TrainingLog(tmp_path, 40, every=10, tensorboard=False, stream=stream) as log:
+        for step in range(1, 41):
+            values = {"usage": step / 100} if step in (15, 35) else {}
+            log.step(step, {"l1": 1.0}, values)
+    shown = stream.getvalue().splitlines()
+    assert ["usage 0.15" in line for line in shown] == [False, True, True, False]
+    assert ["usage 0.35" in line for line in shown] == [False, False, False, True]
+    # The file says when it was measured.
+    assert ["usage" in line for line in read_log(tmp_path / "log.jsonl")] == [False, True, False, True]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), torch.tensor(float("nan"))])
