@@ -117,6 +117,16 @@ def test_held_out_combinations_never_occur_in_training() -> None:
                 assert is_held_out(placement.sprite, placement.motion) == (split == "held_out")
 
 
+def test_how_uneven_the_held_out_combinations_are() -> None:
+    """As the docstring of ``combinations`` and docs/architecture.md say."""
+    held_out = combinations("held_out")
+    assert len(held_out) == 82
+    assert len(set(SPRITES) - {sprite for sprite, _ in held_out}) == 15
+    motions = [motion for _, motion in held_out]
+    counts = {motion: motions.count(motion) for motion in MOTIONS}
+    assert (max(counts.values()), counts["right"], min(counts.values()), counts["up"]) == (12, 12, 3, 3)
+
+
 def test_the_background_stands_still_and_its_texture_is_moderate() -> None:
     world = SpriteWorld(SpriteWorldConfig(two_sprite_share=0.0))
     scene = world.scene(0, split="train")

@@ -118,7 +118,12 @@ class _Bank:
 
 
 class Oracle:
-    """Judges clips of one frame size; exact on rendered clips, tolerant of blur, noise and shifted colours."""
+    """Judges clips of one frame size; tolerant of blur, noise and shifted colours.
+
+    It reads 99 of 100 rendered clips right (every sprite, motion and the background; 300 of 300 held-out clips at 32x32
+    and at 64x64 pixels) of 17 frames. Short clips and tiny frames say too little: of 400 it read 99.8 % right with 9
+    frames and 77 % with 5 (32x32 pixels), 98.5 % at 24x24 pixels and 86 % at 16x16 (17 frames).
+    """
 
     def __init__(self, config: SpriteWorldConfig) -> None:
         height, width = config.size
