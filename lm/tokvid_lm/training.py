@@ -17,8 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainingArguments
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    TrainingArguments,
+)
 from transformers.utils import logging as transformers_logging
 
 from tokvid.atomic import write_text
@@ -122,23 +131,37 @@ def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: tuple[str, ...]) -> 
         lm.model.float()
         return lm
     tokenizer = train_text_tokenizer(captions, model.text_vocab_size)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=model.hidden_size,
-        intermediate_size=model.intermediate_size,
-        num_hidden_layers=model.num_layers,
-        num_attention_heads=model.num_heads,
-        num_key_value_heads=model.num_kv_heads,
-        max_position_embeddings=model.max_positions,
-        tie_word_embeddings=model.tie_embeddings,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     torch.manual_seed(recipe.seed)
-    return VideoLM.extend(
-        LlamaForCausalLM(config), codec=codec, tokenizer=tokenizer, template=recipe.template, seed=recipe.seed
+    scratch = _scratch_model(model, tokenizer)
+    return VideoLM.extend(scratch, codec=codec, tokenizer=tokenizer, template=recipe.template, seed=recipe.seed)
+
+
+def _scratch_model(model: ScratchModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A model whose layers add nothing at first: what leads back into the residual stream starts at zero."""
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.intermediate_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "num_key_value_heads": model.num_kv_heads,
+        "head_dim": model.hidden_size // model.num_heads,
+        "max_position_embeddings": model.max_positions,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
+        "tie_word_embeddings": model.tie_embeddings,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    built = (
+        Qwen3ForCausalLM(Qwen3Config(**shape))
+        if model.architecture == "qwen3"
+        else LlamaForCausalLM(LlamaConfig(**shape))
     )
+    for layer in built.model.layers:
+        nn.init.zeros_(layer.self_attn.o_proj.weight)
+        nn.init.zeros_(layer.mlp.down_proj.weight)
+    return built
 
 
 def _train(

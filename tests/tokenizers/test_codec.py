@@ -31,9 +31,14 @@ LOCAL = CodecConfig(
 )
 
 
-@pytest.fixture(scope="module", params=[*sorted(PRESETS), "local"])
+KEY_FRAMES = dataclasses.replace(LOCAL, local_encoder=False, key_frames=True)
+CONFIGS = {"local": LOCAL, "key-frames": KEY_FRAMES}
+
+
+@pytest.fixture(scope="module", params=[*sorted(PRESETS), *CONFIGS])
 def codec(request: pytest.FixtureRequest) -> VideoCodec:
-    return smallest_codec(config=LOCAL) if request.param == "local" else lively_preset(request.param)
+    config = CONFIGS.get(request.param)
+    return smallest_codec(config=config) if config else lively_preset(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +147,9 @@ def test_gradients_reach_the_present_and_the_past_only(codec: VideoCodec) -> Non
     codec.encode_latents(frames)[:, :, 2].square().sum().backward()
     assert frames.grad is not None
     by_frame = frames.grad.abs().amax(dim=(0, 1, 3, 4))
-    seen = range(5, 9) if codec.config.local_encoder else range(9)
+    seen = set(range(5, 9) if codec.config.local_encoder else range(9))
+    if codec.config.key_frames:
+        seen &= {0, 4, 8}
     assert (by_frame > 0).tolist() == [frame in seen for frame in range(13)]
 
     latents = noise(1, codec.quantizer.dim, 4, 2, 2).requires_grad_()
@@ -222,6 +229,23 @@ def test_what_stands_still_keeps_its_local_codes() -> None:
     assert torch.equal(codes, codes[:, :, :1].expand_as(codes)) and len(codes.unique()) > 1
     around = smallest_codec(config=dataclasses.replace(LOCAL, local_encoder=False)).encode(still)
     assert not torch.equal(around, around[:, :, :1].expand_as(around))
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 5, 7, 9])
+def test_key_frames_are_the_last_of_their_block_and_the_others_change_no_code(num_frames: int) -> None:
+    codec = smallest_codec(config=KEY_FRAMES)
+    frames, other = noise(1, 3, num_frames, SIZE, SIZE), noise(1, 3, num_frames, SIZE, SIZE, seed=1)
+    keys = sorted({*range(0, num_frames, 4), num_frames - 1})
+    other[:, :, keys] = frames[:, :, keys]
+    assert torch.equal(codec.encode_latents(frames), codec.encode_latents(other))
+    assert (
+        codec.encode(frames).shape[2] == len(keys)
+        and codec.decode(codec.encode(frames), num_frames).shape[2] == num_frames
+    )
+    for key in keys:
+        changed = frames.clone()
+        changed[:, :, key] = noise(1, 3, SIZE, SIZE, seed=2)
+        assert not torch.equal(codec.encode_latents(frames), codec.encode_latents(changed))
 
 
 def test_one_clip_of_a_batch_knows_nothing_of_the_others(tiny: VideoCodec) -> None:

@@ -21,7 +21,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 @given(rows=st.integers(1, 40), columns=st.integers(1, 40), size=st.sampled_from([1e-4, 1.0, 1e4]))
 def test_singular_values_come_close_to_one(rows: int, columns: int, size: float) -> None:
     matrix = normal(rows, columns, seed=rows * 41 + columns) * size
-    result = orthogonalise(matrix)
+    result = orthogonalise(matrix[None])[0]
     assert result.shape == matrix.shape and result.dtype == matrix.dtype
     before, values = torch.linalg.svdvals(matrix), torch.linalg.svdvals(result)
     assert values.max() < 1.25
@@ -34,12 +34,32 @@ def test_the_directions_stay(shape: tuple[int, int]) -> None:
     u, _, v = torch.linalg.svd(normal(*shape), full_matrices=False)
     nearest = u @ v
     matrix = u @ torch.diag(torch.linspace(0.5, 1.0, min(shape))) @ v
-    cosine = torch.cosine_similarity(orthogonalise(matrix).flatten(), nearest.flatten(), dim=0)
+    cosine = torch.cosine_similarity(orthogonalise(matrix[None]).flatten(), nearest.flatten(), dim=0)
     assert cosine > 0.97
 
 
 def test_a_zero_gradient_moves_nothing() -> None:
-    assert torch.equal(orthogonalise(torch.zeros(4, 6)), torch.zeros(4, 6))
+    assert torch.equal(orthogonalise(torch.zeros(2, 4, 6)), torch.zeros(2, 4, 6))
+
+
+@pytest.mark.parametrize("numbers", [1, 1 << 22])
+def test_matrices_of_one_shape_are_updated_as_if_each_were_alone(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokvid.muon._BATCH_NUMBERS", numbers)
+    shapes = [(6, 4), (4, 6), (6, 4), (5, 2, 3, 3), (6, 4), (5, 2, 3, 3)]
+    together = [nn.Parameter(normal(*shape, seed=n)) for n, shape in enumerate(shapes)]
+    alone = [nn.Parameter(parameter.detach().clone()) for parameter in together]
+    optimizers = [
+        Muon([{"params": together}], lr=0.1),
+        *(Muon([{"params": [parameter]}], lr=0.1) for parameter in alone),
+    ]
+    for step in range(3):
+        for n, (one, other) in enumerate(zip(together, alone, strict=True)):
+            one.grad = normal(*one.shape, seed=10 * step + n)
+            other.grad = one.grad.clone()
+        together[4].grad = alone[4].grad = None
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
 
 
 def run(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, steps: int = 12) -> list[Tensor]:

@@ -23,6 +23,10 @@ class CodecConfig:
 
     With ``local_encoder`` a code is a function of its own block of pixels alone, while the decoder still looks around
     and back: a little worse to look at, but what stands still keeps its codes, and a language model learns them sooner.
+
+    With ``key_frames`` the encoder sees of every ``temporal_stride`` frames only the last, and the decoder draws those
+    between from the latent frames around them: codes then say nothing of how things move within a latent frame, which
+    a language model cannot foresee. It suits motion that is smooth at the stride.
     """
 
     format_version: int = FORMAT_VERSION
@@ -32,6 +36,7 @@ class CodecConfig:
     encoder_blocks: tuple[int, ...] = (2, 2)
     decoder_blocks: tuple[int, ...] = (2, 2)
     local_encoder: bool = field(default=False, metadata=ADDED_LATER)
+    key_frames: bool = field(default=False, metadata=ADDED_LATER)
     quantizer: FSQConfig = field(default_factory=FSQConfig)
 
     def __post_init__(self) -> None:
