@@ -1,23 +1,19 @@
-"""How good a video language model is: its loss on held-out clips, and what an oracle sees in the clips it draws.
+"""How good a video language model is: its loss on held-out clips, and the clips it draws, for whoever judges them.
 
-Nothing here trains, and nothing here knows a recipe.
+Nothing here trains, and nothing here knows a recipe or an oracle.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tokvid.data.sprites import Agreement, agreement, parse_caption
-from tokvid.data.sprites.oracle import Oracle, Sight
 from tokvid.errors import ShapeError
 from tokvid.frames import to_pictures
 from tokvid_lm.collate import Documents
@@ -91,31 +87,6 @@ def unigram_entropy(codes: Tensor, codebook_size: int) -> float:
     return sum(entropies) / len(entropies)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Proportion:
-    """``right`` of ``count``, with a Wilson 95 % interval."""
-
-    right: int
-    count: int
-
-    @property
-    def share(self) -> float:
-        """right / count."""
-        return self.right / self.count
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The Wilson score interval at 95 %, within [0, 1] (Wilson 1927)."""
-        z, n, p = 1.959964, self.count, self.share
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        reach = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, middle - reach), min(1.0, middle + reach)
-
-    def figures(self) -> dict[str, Any]:
-        """For ``metrics.json``."""
-        return {"share": self.share, "interval_95": list(self.interval), "right": self.right, "count": self.count}
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DrawnClips:
     """Clips uint8 ``[N,T,H,W,3]`` drawn from ``captions``, and the seconds it took."""
@@ -123,33 +94,6 @@ class DrawnClips:
     captions: tuple[str, ...]
     frames: npt.NDArray[np.uint8]
     seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgedClips:
-    """What the oracle saw in each clip, and whether that is what the caption names.
-
-    ``background`` counts only captions that name one.
-    """
-
-    sights: tuple[Sight, ...]
-    verdicts: tuple[Agreement, ...]
-
-    @property
-    def proportions(self) -> dict[str, Proportion]:
-        """``sprite``, ``direction``, ``background`` (if any caption names one) and ``all``."""
-        named = [v.background for v in self.verdicts if v.background is not None]
-        columns = {
-            "sprite": [v.sprite for v in self.verdicts],
-            "direction": [v.motion for v in self.verdicts],
-            "all": [v.all for v in self.verdicts],
-        }
-        columns |= {"background": named} if named else {}
-        return {name: Proportion(right=sum(column), count=len(column)) for name, column in columns.items()}
-
-    def figures(self) -> dict[str, Any]:
-        """For ``metrics.json``."""
-        return {name: part.figures() for name, part in self.proportions.items()}
 
 
 def draw_clips(
@@ -184,10 +128,3 @@ def draw_clips(
     frames = [segment.frames for segment in segments if isinstance(segment, VideoSegment)]
     pictures = np.concatenate([to_pictures(frame) for frame in frames if frame is not None])
     return DrawnClips(captions=tuple(captions), frames=pictures, seconds=time.perf_counter() - start)
-
-
-def judge_clips(oracle: Oracle, captions: Sequence[str], frames: npt.NDArray[np.uint8]) -> JudgedClips:
-    """Let ``oracle`` look at clips uint8 ``[N,T,H,W,3]`` and compare with what their captions name."""
-    sights = tuple(oracle.look(frames))
-    verdicts = tuple(agreement(parse_caption(caption), sight) for caption, sight in zip(captions, sights, strict=True))
-    return JudgedClips(sights=sights, verdicts=verdicts)

@@ -1,4 +1,4 @@
-"""Losses in nats, and verdicts on clips whose truth is known."""
+"""Losses in nats, and clips drawn from captions."""
 
 from __future__ import annotations
 
@@ -8,27 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tokvid.data.sprites import SpriteWorld, SpriteWorldConfig, agreement, parse_caption
-from tokvid.data.sprites.oracle import Oracle, SeenSprite, Sight
+from tokvid.data.sprites import SpriteWorldConfig
+from tokvid.data.sprites.oracle import Oracle
+from tokvid.data.sprites.verdicts import judge_clips
 from tokvid_lm import VideoLM
 from tokvid_lm.code_clips import CodedClips
 from tokvid_lm.collate import Documents
-from tokvid_lm.evaluation import (
-    CodeLosses,
-    DrawnClips,
-    JudgedClips,
-    Proportion,
-    draw_clips,
-    judge_clips,
-    unigram_entropy,
-    validation_loss,
-)
+from tokvid_lm.evaluation import CodeLosses, DrawnClips, draw_clips, unigram_entropy, validation_loss
 from tokvid_lm.samplers.next_token import Sampling
-
-SIGHT = Sight(
-    sprites=(SeenSprite("apple", "left", 0.9), SeenSprite("car", "up", 0.8)),
-    background="grass",
-)
 
 
 def test_the_unigram_entropy_is_the_mean_over_codebooks() -> None:
@@ -53,27 +40,6 @@ def test_the_validation_loss_is_the_mean_over_codes_in_any_batch(video_lm: Video
     mean = float(torch.cat(expected).mean())
     assert validation_loss(video_lm, documents, batch_size=5) == pytest.approx(mean, rel=1e-5)
     assert validation_loss(video_lm, documents, batch_size=2) == pytest.approx(mean, rel=1e-5)
-
-
-def test_what_captions_name_is_counted() -> None:
-    captions = ["an apple moves left", "an apple moves right on grass", "a lion moves left over sand"]
-    verdicts = tuple(agreement(parse_caption(caption), SIGHT) for caption in captions)
-    judged = JudgedClips(sights=(SIGHT,) * 3, verdicts=verdicts)
-    counts = {name: (part.right, part.count) for name, part in judged.proportions.items()}
-    assert counts == {"sprite": (2, 3), "direction": (2, 3), "all": (1, 3), "background": (1, 2)}
-
-
-def test_rendered_clips_are_judged_right() -> None:
-    config = SpriteWorldConfig()
-    frames, captions = SpriteWorld(config).render_many(range(8), "held_out")
-    judged = judge_clips(Oracle(config), captions, frames)
-    assert judged.proportions["all"].right == 8
-    assert judged.figures()["sprite"]["interval_95"][0] == pytest.approx(0.6756, abs=1e-3)
-
-
-def test_wilson_intervals() -> None:
-    assert Proportion(right=0, count=10).interval == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert Proportion(right=50, count=100).interval == pytest.approx((0.4038, 0.5962), abs=1e-4)
 
 
 def test_clips_are_drawn_the_same_in_any_batch_and_judged(video_lm: VideoLM) -> None:

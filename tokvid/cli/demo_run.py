@@ -178,14 +178,15 @@ def make_oracle(config: Any) -> Oracle | None:
 
 def count_sprites(oracle: Oracle, captions: list[str], clips: Pictures) -> dict[str, Any]:
     """In how many clips the oracle sees every sprite that the caption names, with a 95 % interval."""
-    from tokvid_lm.evaluation import judge_clips
+    from tokvid.data.sprites.verdicts import judge_clips
 
     return judge_clips(oracle, captions, clips).proportions["sprite"].figures()
 
 
 def generate(lm: TrainedLM, recipe: LMRecipe, held_out: ClipArray, oracle: Oracle | None) -> Generation:
     """Draw clips from held-out captions and, where there is an oracle, let it judge them."""
-    from tokvid_lm.evaluation import draw_clips, judge_clips
+    from tokvid.data.sprites.verdicts import judge_clips
+    from tokvid_lm.evaluation import draw_clips
 
     config = recipe.evaluation
     prompts = held_out.captions[: config.clips if oracle else UNJUDGED_CLIPS]

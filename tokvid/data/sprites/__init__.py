@@ -8,6 +8,7 @@ from tokvid.data.sprites.motions import MOTIONS, combinations, is_held_out
 from tokvid.data.sprites.oracle import Oracle, SeenSprite, Sight
 from tokvid.data.sprites.scene import Scene, SpritePlacement
 from tokvid.data.sprites.sheet import SPRITES
+from tokvid.data.sprites.verdicts import JudgedClips, judge_clips
 from tokvid.data.sprites.world import SpriteWorld, SpriteWorldConfig
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "SPRITES",
     "Agreement",
     "CaptionFacts",
+    "JudgedClips",
     "Oracle",
     "Scene",
     "SeenSprite",
@@ -27,6 +29,7 @@ __all__ = [
     "as_dataset",
     "combinations",
     "is_held_out",
+    "judge_clips",
     "parse_caption",
     "write_caption",
     "write_folder",
