@@ -57,11 +57,12 @@ ADAM_NAMES = ("embed", "lm_head")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedLM:
-    """A finished run: the model in evaluation mode, the folder it was saved in, and its losses on held-out clips."""
+    """A finished run: the model in evaluation mode, the folder it was saved in, its losses on ``held_out``."""
 
     lm: VideoLM
     folder: Path
     losses: CodeLosses
+    held_out: CodedClips
 
 
 def train_lm(
@@ -120,7 +121,7 @@ def _train_on_codes(
     )
     lm.sampling = recipe.evaluation.sampling(seed=0)
     lm.save_pretrained(output / LM_FOLDER)
-    return TrainedLM(lm=lm, folder=output / LM_FOLDER, losses=losses)
+    return TrainedLM(lm=lm, folder=output / LM_FOLDER, losses=losses, held_out=held_out)
 
 
 def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: tuple[str, ...]) -> VideoLM:

@@ -160,3 +160,10 @@ class LMRecipe:
     template: Literal["rows", "bare"] = "rows"
     training: LMTrainingConfig = field(default_factory=LMTrainingConfig)
     evaluation: LMEvaluationConfig = field(default_factory=LMEvaluationConfig)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, SpriteDataConfig) and self.evaluation.clips > self.data.held_out_clips:
+            raise ConfigError(
+                f"evaluation.clips asks for {self.evaluation.clips} held-out captions, data.held_out_clips has"
+                f" {self.data.held_out_clips}: lower one or raise the other"
+            )

@@ -23,7 +23,7 @@ from tests.integration.conftest import FinishedDemo
 from tests.integration.processes import SOURCES, environment, run, succeed, tokvid
 from tokvid import __version__, read_video
 from tokvid.cli import demo as demo_verb
-from tokvid.cli.demo_run import count_sprites, make_oracle
+from tokvid.cli.judging import judge_reconstructions
 from tokvid.data.clips import materialise, open_clips
 from tokvid.metrics.psnr_ssim import psnr
 from tokvid.training_log import read_log
@@ -93,10 +93,7 @@ def test_the_figures_of_the_codec_are_those_of_its_saved_weights(fast_demo: Fini
     each = [psnr(*pair) for pair in zip(held_out.frames, shown.pictures, strict=True)]
     # Another number of threads may round a pixel otherwise.
     assert metrics["psnr"] == pytest.approx(np.mean(each), abs=1e-4)
-    oracle = make_oracle(data)
-    assert oracle is not None
-    judged = metrics["sprite"]["count"]
-    assert metrics["sprite"] == count_sprites(oracle, held_out.captions[:judged], shown.pictures[:judged])
+    assert {"sprite": metrics["sprite"]} == judge_reconstructions(data, held_out.captions, shown.pictures)
 
 
 def test_the_videos_open_and_tell_where_they_come_from(fast_demo: FinishedDemo) -> None:

@@ -123,7 +123,7 @@ TRAINING = {
 
 
 def recipe(output: Path, **training: Any) -> LMRecipe:
-    evaluation = {"guidance_scale": 1.5, "temperature": 0.8, "top_k": 50}
+    evaluation = {"clips": 5, "guidance_scale": 1.5, "temperature": 0.8, "top_k": 50}
     data = {"task": "lm", "output": str(output), "codec": "preset:tiny", "data": DATA, "model": MODEL}
     data["evaluation"] = evaluation
     return from_mapping(LMRecipe, {**data, "training": {**TRAINING, **training}})

@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from tokvid.atomic import remove_folder, write_text
 from tokvid.cli.clips import load_splits
+from tokvid.cli.judging import Generation, generate, judge_reconstructions
 from tokvid.cli.progress import counted
 from tokvid.cli.stages import Stages
 from tokvid.data.clips import ClipArray, DataConfig, FolderDataConfig, SpriteDataConfig
@@ -21,33 +19,13 @@ from tokvid.provenance import provenance
 from tokvid.report.page import Figure
 
 if TYPE_CHECKING:
-    from tokvid.data.sprites.oracle import Oracle, Sight
     from tokvid_lm.training import TrainedLM
     from tokvid_lm.training_config import LMRecipe
     from tokvid_tokenizers.training import TrainedCodec
     from tokvid_tokenizers.training_config import CodecRecipe
 
-Pictures = npt.NDArray[np.uint8]
 # Without an oracle nothing is counted, so a page full of clips is enough.
 UNJUDGED_CLIPS = 24
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgedClip:
-    """What the oracle says of one clip, in words, and whether all that its caption names is right."""
-
-    right: bool
-    seen: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """Clips uint8 ``[N,T,H,W,3]`` drawn from ``prompts``; with an oracle, its verdicts and the counts."""
-
-    prompts: list[str]
-    clips: Pictures
-    judged: list[JudgedClip] | None
-    figures: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,25 +80,22 @@ def make_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, output: Path, stag
     from tokvid_lm.training import train_lm
     from tokvid_tokenizers.training import train_codec
 
-    oracle = make_oracle(codec_recipe.data)
-    with stages("draw the clips" if oracle else "read the clips"):
+    judged = isinstance(codec_recipe.data, SpriteDataConfig)
+    with stages("draw the clips" if judged else "read the clips"):
         clips, held_out = load_splits(codec_recipe.data)
         check_captions(codec_recipe.data, clips)
         codec_recipe = fit_batch(codec_recipe, len(clips))
     with stages("train the codec"):
         codec = train_codec(codec_recipe, clips, held_out, resume=True)
     with stages("measure the codec"):
-        pictures = codec.reconstructions.pictures
         usage = CodebookUsage(codec.codec.codebook_size, codec.codec.num_codebooks)
         usage.update(codec.reconstructions.codes)
         codec_facts: dict[str, Any] = codec.evaluation.figures()
-        if oracle is not None:
-            judged = min(len(pictures), lm_recipe.evaluation.clips)
-            codec_facts["sprite"] = count_sprites(oracle, held_out.captions[:judged], pictures[:judged])
+        codec_facts |= judge_reconstructions(codec_recipe.data, held_out.captions, codec.reconstructions.pictures)
     with stages("train the language model"), counted("encoding") as progress:
         lm = train_lm(lm_recipe, clips, held_out, codec=codec.codec, resume=True, progress=progress)
-    with stages("generate" if oracle is None else "generate and judge"):
-        generation = generate(lm, lm_recipe, held_out, oracle)
+    with stages("generate and judge" if judged else "generate"):
+        generation = generate(lm, lm_recipe, clips=None if judged else UNJUDGED_CLIPS)
     facts = {
         "codec": codec_facts,
         "language_model": {**lm.losses.figures(), **generation.figures},
@@ -133,7 +108,7 @@ def make_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, output: Path, stag
         code_counts=[int(count) for count in usage.counts.sum(axis=0)],
         lm=lm,
         generation=generation,
-        figures=headline_figures(facts, judged=oracle is not None and not fast),
+        figures=headline_figures(facts, judged=judged and not fast),
         facts=facts,
     )
 
@@ -164,60 +139,6 @@ def remove_checkpoints(output: Path) -> None:
         for folder in (output / stage).glob("step-*"):
             if folder.is_dir() and folder.suffix != ".tmp":
                 remove_folder(folder)
-
-
-def make_oracle(config: Any) -> Oracle | None:
-    """The oracle of the sprite world; None for other data."""
-    if not isinstance(config, SpriteDataConfig):
-        return None
-    from tokvid.data.sprites.oracle import Oracle
-    from tokvid.data.sprites.world import SpriteWorldConfig
-
-    return Oracle(SpriteWorldConfig(size=config.size, num_frames=config.num_frames, fps=config.fps))
-
-
-def count_sprites(oracle: Oracle, captions: list[str], clips: Pictures) -> dict[str, Any]:
-    """In how many clips the oracle sees every sprite that the caption names, with a 95 % interval."""
-    from tokvid.data.sprites.verdicts import judge_clips
-
-    return judge_clips(oracle, captions, clips).proportions["sprite"].figures()
-
-
-def generate(lm: TrainedLM, recipe: LMRecipe, held_out: ClipArray, oracle: Oracle | None) -> Generation:
-    """Draw clips from held-out captions and, where there is an oracle, let it judge them."""
-    from tokvid.data.sprites.verdicts import judge_clips
-    from tokvid_lm.evaluation import draw_clips
-
-    config = recipe.evaluation
-    prompts = held_out.captions[: config.clips if oracle else UNJUDGED_CLIPS]
-    num_frames, height, width = held_out.frames.shape[1:4]
-    with counted("drawing") as progress:
-        drawn = draw_clips(
-            lm.lm,
-            prompts,
-            config.sampling(recipe.seed),
-            num_frames=num_frames,
-            height=height,
-            width=width,
-            batch_size=config.batch_size,
-            progress=progress,
-        )
-    figures: dict[str, Any] = {"clips": len(prompts), "clips_per_second": len(prompts) / drawn.seconds}
-    judged: list[JudgedClip] | None = None
-    if oracle is not None:
-        verdicts = judge_clips(oracle, prompts, drawn.frames)
-        figures |= verdicts.figures()
-        judged = [
-            JudgedClip(right=verdict.all, seen=describe(sight))
-            for verdict, sight in zip(verdicts.verdicts, verdicts.sights, strict=True)
-        ]
-    return Generation(prompts=prompts, clips=drawn.frames, judged=judged, figures=figures)
-
-
-def describe(sight: Sight) -> str:
-    """What the oracle saw, in a line."""
-    seen = [f"{found.sprite or 'something'} {found.motion or 'moving'}" for found in sight.sprites]
-    return f"{' and '.join(seen) or 'no sprite'}, {sight.background or 'no background'}"
 
 
 def headline_figures(facts: dict[str, Any], *, judged: bool) -> list[Figure]:

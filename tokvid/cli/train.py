@@ -1,19 +1,27 @@
-"""Train what a recipe describes: a codec or a video language model.
+"""Train what a recipe describes, a codec or a video language model, and measure it on held-out clips.
 
 tokvid train recipes/codec/sprites-tiny.yaml
 tokvid train codec/sprites-tiny --training.steps=200 --output=runs/mine
 tokvid train codec/sprites-tiny --resume
+
+The figures are printed as JSON and kept in metrics.json in the run's folder. Where the data has an oracle (sprites) it
+judges reconstructions, or clips drawn from held-out captions as the recipe's evaluation says.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
+from tokvid.atomic import write_text
 from tokvid.cli.clips import load_splits
+from tokvid.cli.judging import generate, judge_reconstructions
 from tokvid.cli.progress import counted
+from tokvid.data.clips import SpriteDataConfig, open_clips
 from tokvid.errors import ConfigError, did_you_mean
+from tokvid.provenance import provenance
 from tokvid.recipe import load_recipe
 
 TASKS = ("codec", "lm")
@@ -31,8 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     task = data.get("task")
     if task not in TASKS:
         raise ConfigError(f"'task' is {task!r}: {did_you_mean(str(task), TASKS)}")
-    figures = _codec(data, resume=arguments.resume) if task == "codec" else _lm(data, resume=arguments.resume)
-    print(json.dumps(figures, indent=2))
+    print(json.dumps((_codec if task == "codec" else _lm)(data, resume=arguments.resume), indent=2))
     return 0
 
 
@@ -42,9 +49,12 @@ def _codec(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     from tokvid_tokenizers.training_config import CodecRecipe
 
     recipe = from_mapping(CodecRecipe, data)
-    trained = train_codec(recipe, *load_splits(recipe.data), resume=resume)
-    figures: dict[str, Any] = {"codec": str(trained.folder), **trained.evaluation.figures()}
-    return figures
+    clips, held_out = load_splits(recipe.data)
+    trained = train_codec(recipe, clips, held_out, resume=resume)
+    figures: dict[str, Any] = trained.evaluation.figures()
+    figures |= judge_reconstructions(recipe.data, held_out.captions, trained.reconstructions.pictures)
+    _keep(recipe.output, figures, recipe.seed)
+    return {"codec": str(trained.folder), **figures}
 
 
 def _lm(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
@@ -53,6 +63,18 @@ def _lm(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     from tokvid_lm.training_config import LMRecipe
 
     recipe = from_mapping(LMRecipe, data)
+    # Not loaded: a language model learns from codes, and frames are needed only until they are encoded.
+    clips, held_out = open_clips(recipe.data, "train"), open_clips(recipe.data, "held_out")
     with counted("encoding") as progress:
-        trained = train_lm(recipe, *load_splits(recipe.data), resume=resume, progress=progress)
-    return {"model": str(trained.folder), **trained.losses.figures()}
+        trained = train_lm(recipe, clips, held_out, resume=resume, progress=progress)
+    figures: dict[str, Any] = trained.losses.figures()
+    if isinstance(recipe.data, SpriteDataConfig):
+        figures |= generate(trained, recipe).figures
+    _keep(recipe.output, figures, recipe.seed)
+    return {"model": str(trained.folder), **figures}
+
+
+def _keep(output: str, figures: dict[str, Any], seed: int) -> None:
+    """Write ``metrics.json``: the figures, and where they come from."""
+    text = json.dumps({**figures, "provenance": provenance(seed)}, indent=2) + "\n"
+    write_text(Path(output) / "metrics.json", text)
