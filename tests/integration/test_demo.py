@@ -81,6 +81,7 @@ def test_the_metrics_hold_figures_versions_and_times(fast_demo: FinishedDemo) ->
     assert made["versions"]["tokvid"] == __version__ and "torch" in made["versions"]
     assert made["seed"] == 0 and made["command"] == "tokvid demo --fast --output runs/demo"
     seconds = metrics["seconds"]
+    assert metrics["seconds_complete"] is True
     assert len(seconds) == 7 and seconds["total"] >= max(value for name, value in seconds.items() if name != "total")
 
 

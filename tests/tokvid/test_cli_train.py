@@ -11,28 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.tokvid.tiny_recipes import CODEC, DATA, MODEL, TRAINING
 from tokvid.cli import main as command
 
-DATA = {"kind": "sprites", "size": [16, 16], "num_frames": 5, "train_clips": 12, "held_out_clips": 4}
-TRAINING = {"steps": 2, "batch_size": 4, "warmup_steps": 0, "precision": "fp32"}
-CODEC = {
-    "temporal_stride": 4,
-    "patch": 4,
-    "channels": [8],
-    "encoder_blocks": [1],
-    "decoder_blocks": [1],
-    "quantizer": {"kind": "fsq", "levels": [4, 4]},
-}
-MODEL = {
-    "kind": "scratch",
-    "hidden_size": 16,
-    "num_layers": 1,
-    "num_heads": 2,
-    "num_kv_heads": 1,
-    "intermediate_size": 16,
-    "max_positions": 128,
-    "text_vocab_size": 300,
-}
 RIGHT = {"share", "interval_95", "right", "count"}
 
 Train = Callable[..., dict[str, Any]]

@@ -8,6 +8,7 @@ tokvid demo --data FOLDER   your own videos and captions
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, measure, draw, and print where everything is."""
+    began = time.perf_counter()  # before torch is imported, which takes seconds
     from tokvid.cli.demo_run import run_demo
 
     output = Path(arguments.output)
     codec_recipe, lm_recipe = recipes(fast=arguments.fast, data=arguments.data, output=output)
-    return run_demo(codec_recipe, lm_recipe, output=output, fast=arguments.fast)
+    return run_demo(codec_recipe, lm_recipe, output=output, fast=arguments.fast, began=began)
 
 
 def recipes(*, fast: bool, data: str | None, output: Path) -> tuple[CodecRecipe, LMRecipe]:

@@ -13,6 +13,7 @@ from tokvid.cli.clips import load_splits
 from tokvid.cli.judging import Generation, generate, judge_reconstructions
 from tokvid.cli.progress import counted
 from tokvid.cli.stages import Stages
+from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray, DataConfig, FolderDataConfig, SpriteDataConfig
 from tokvid.errors import DataError
 from tokvid.provenance import provenance
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # Without an oracle nothing is counted, so a page full of clips is enough.
 UNJUDGED_CLIPS = 24
+GOAL_SECONDS = 720
+STAGES_FILE = "stages.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +41,24 @@ class Demo:
     code_counts: list[int]
     lm: TrainedLM
     generation: Generation
+    judged: bool
+    """Whether the goals are meant for this demo: they are for the sprite world at full size."""
     figures: list[Figure]
     facts: dict[str, Any]
 
 
-def run_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, *, output: Path, fast: bool) -> int:
+def run_demo(
+    codec_recipe: CodecRecipe, lm_recipe: LMRecipe, *, output: Path, fast: bool, began: float | None = None
+) -> int:
     """Run every stage; write ``report.html``, ``metrics.json``, ``sheet.png`` and mp4 files into ``output``.
 
-    A demo that was interrupted goes on from its checkpoints; one that was finished has none left and starts anew.
+    A demo that was interrupted goes on from its checkpoints, and its time is that of all its runs; one that was
+    finished has none left and starts anew. ``began``: what ``time.perf_counter()`` said when the command began.
     """
     from tokvid.cli.demo_report import write_report
 
-    stages = Stages(total=6)
+    work = {"codec": to_mapping(codec_recipe), "lm": to_mapping(lm_recipe)}
+    stages = Stages(total=6, file=output / STAGES_FILE, work=work, began=began)
     try:
         demo = make_demo(codec_recipe, lm_recipe, output, stages, fast=fast)
     except KeyboardInterrupt:
@@ -59,15 +68,13 @@ def run_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, *, output: Path, fa
         ) from None
     with stages("draw the report"):
         files = write_report(demo, stages.seconds)
-    metrics = {**demo.facts, "seconds": {**stages.seconds, "total": stages.elapsed}}
+    elapsed = stages.elapsed
+    seconds = {**stages.seconds, "total": elapsed}
+    metrics = {**demo.facts, "seconds": seconds, "seconds_complete": stages.complete}
     write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     remove_checkpoints(output)
-    total = Figure(
-        name="whole demo",
-        value=f"{stages.elapsed / 60:.1f} minutes",
-        goal="" if fast else "at most 12 minutes on 2 cores",
-        reached=None if fast else stages.elapsed <= 720,
-    )
+    stages.remove_file()
+    total = time_figure(elapsed, complete=stages.complete, judged=demo.judged)
     print_figures([*demo.figures, total])
     for path in (*files, output / "metrics.json"):
         print(path)
@@ -80,8 +87,8 @@ def make_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, output: Path, stag
     from tokvid_lm.training import train_lm
     from tokvid_tokenizers.training import train_codec
 
-    judged = isinstance(codec_recipe.data, SpriteDataConfig)
-    with stages("draw the clips" if judged else "read the clips"):
+    has_oracle = isinstance(codec_recipe.data, SpriteDataConfig)
+    with stages("draw the clips" if has_oracle else "read the clips"):
         clips, held_out = load_splits(codec_recipe.data)
         check_captions(codec_recipe.data, clips)
         codec_recipe = fit_batch(codec_recipe, len(clips))
@@ -94,8 +101,8 @@ def make_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, output: Path, stag
         codec_facts |= judge_reconstructions(codec_recipe.data, held_out.captions, codec.reconstructions.pictures)
     with stages("train the language model"), counted("encoding") as progress:
         lm = train_lm(lm_recipe, clips, held_out, codec=codec.codec, resume=True, progress=progress)
-    with stages("generate and judge" if judged else "generate"):
-        generation = generate(lm, lm_recipe, clips=None if judged else UNJUDGED_CLIPS)
+    with stages("generate and judge" if has_oracle else "generate"):
+        generation = generate(lm, lm_recipe, clips=None if has_oracle else UNJUDGED_CLIPS)
     facts = {
         "codec": codec_facts,
         "language_model": {**lm.losses.figures(), **generation.figures},
@@ -108,7 +115,8 @@ def make_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, output: Path, stag
         code_counts=[int(count) for count in usage.counts.sum(axis=0)],
         lm=lm,
         generation=generation,
-        figures=headline_figures(facts, judged=judged and not fast),
+        judged=has_oracle and not fast,
+        figures=headline_figures(facts, judged=has_oracle and not fast),
         facts=facts,
     )
 
@@ -165,6 +173,19 @@ def headline_figures(facts: dict[str, Any], *, judged: bool) -> list[Figure]:
         figures.append(share("sprite in generated clips", lm["sprite"], 0.6))
         figures.append(share("direction in generated clips", lm["direction"], 0.85))
     return figures
+
+
+def time_figure(seconds: float, *, complete: bool, judged: bool) -> Figure:
+    """What the whole demo took; ``complete`` is false where some of it is not known, because it was killed."""
+    minutes = f"{seconds / 60:.1f} minutes"
+    in_time = seconds <= GOAL_SECONDS
+    return Figure(
+        name="whole demo",
+        value=minutes if complete else f"at least {minutes} (it was killed and went on)",
+        goal=f"at most {GOAL_SECONDS // 60} minutes on 2 cores" if judged else "",
+        # Where some of the time is not known, only too much of it is certain.
+        reached=in_time if judged and (complete or not in_time) else None,
+    )
 
 
 def print_figures(figures: list[Figure]) -> None:
