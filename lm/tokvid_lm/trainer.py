@@ -38,9 +38,10 @@ from tokvid.checkpoint import (
     step_folder,
     write_state,
 )
-from tokvid.errors import CheckpointError, TrainingError
+from tokvid.errors import CheckpointError
 from tokvid.interruption import deferred_interrupt
 from tokvid.training_log import TrainingLog, check_finite
+from tokvid.weights import check_weights
 from tokvid_lm.training_config import LMTrainingConfig
 
 FACTS_FILE = "run.json"
@@ -153,11 +154,8 @@ class LMTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The Trainer's files and our states, under ``step-000123``, whole or not at all, sealed with a digest."""
         step = self.state.global_step
-        if self.args.should_save and not all(bool(p.isfinite().all()) for p in model.parameters()):
-            raise TrainingError(
-                f"step {step}: a weight is no longer finite, although the loss was; the last checkpoint is untouched:"
-                " lower the learning rate and resume from it"
-            )
+        if self.args.should_save:
+            check_weights(step, self.accelerator.unwrap_model(model).state_dict())
         scratch = self.output / _SCRATCH
         if self.args.should_save:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -37,7 +37,8 @@ from tokvid.data.clips import ClipArray, ClipSource
 from tokvid.errors import CheckpointError, ConfigError
 from tokvid.optimizer import build_optimizer, warmup_then_linear
 from tokvid.runtime import computes_in_bf16, default_device, prepare
-from tokvid.training_log import TrainingLog
+from tokvid.training_log import TrainingLog, check_finite
+from tokvid.weights import check_weights
 from tokvid_lm import block_attention
 from tokvid_lm.code_clips import CodedClips, Progress, code_clips
 from tokvid_lm.collate import BatchPlan, Collator, Documents
@@ -119,6 +120,8 @@ def _train_on_codes(
         validation=validation_loss(lm, held_out_documents, batch_size=recipe.training.batch_size, autocast=autocast),
         unigram_entropy=unigram_entropy(clips.codes, clips.codebook_size),
     )
+    check_finite(recipe.training.steps, {"held-out nats per code": losses.validation})
+    check_weights(recipe.training.steps, lm.model.state_dict())
     lm.sampling = recipe.evaluation.sampling(seed=0)
     lm.save_pretrained(output / LM_FOLDER)
     return TrainedLM(lm=lm, folder=output / LM_FOLDER, losses=losses, held_out=held_out)

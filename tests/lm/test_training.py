@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tokvid_lm.collate import IGNORED
 from tokvid_lm.objectives.next_token import NextTokenObjective
 from tokvid_lm.samplers.next_token import Sampling
 from tokvid_lm.training import TrainedLM, learning_rate_share, train_lm
-from tokvid_lm.training_config import LMRecipe, LMTrainingConfig
+from tokvid_lm.training_config import LMRecipe, LMTrainingConfig, ScratchModelConfig
 from tokvid_tokenizers import VideoCodec
 
 OFFSET = 100
@@ -341,9 +342,31 @@ def test_a_loss_that_is_nan_names_the_step_and_leaves_the_last_checkpoint(
 
 def test_weights_that_are_not_finite_are_never_saved(codec: VideoCodec, tmp_path: Path) -> None:
     wild = {"kind": "adamw", "learning_rate": 1e38}
-    with pytest.raises(TrainingError, match="step 1: a weight is no longer finite"):
+    with pytest.raises(TrainingError, match=r"step 1: the weight 'model\.\S+' is no longer finite"):
         train(recipe(tmp_path, optimizer=wild, checkpoint_every=1, warmup_steps=0), codec)
     assert newest_valid(tmp_path).path is None and not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [(slice(None), "'held-out nats per code' is nan"), (slice(1), r"the weight 'model\.embed_tokens\.weight'")],
+    ids=["all", "one that no clip uses"],
+)
+def test_a_finished_model_that_is_broken_is_not_saved(
+    rows: slice, words: str, codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = training_module._train
+
+    def train_and_break(run: LMRecipe, lm: VideoLM, *rest: Any) -> None:
+        plain(run, lm, *rest)
+        with torch.no_grad():
+            lm.model.get_input_embeddings().weight[rows] = math.nan
+
+    monkeypatch.setattr(training_module, "_train", train_and_break)
+    untied = {**MODEL, "tie_embeddings": False}
+    with pytest.raises(TrainingError, match=f"step 2: .*{words}"):
+        train(replace(recipe(tmp_path, steps=2, warmup_steps=0), model=ScratchModelConfig(**untied)), codec)
+    assert not (tmp_path / "lm").exists()
 
 
 def test_bf16_muon_cosine_text_and_accumulation_train_together(codec: VideoCodec, tmp_path: Path) -> None:

@@ -23,13 +23,14 @@ from tokvid.atomic import write_text
 from tokvid.checkpoint import keep_last, load_state, newest_valid, save_state, step_folder
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray
-from tokvid.errors import CheckpointError, DataError, TrainingError
+from tokvid.errors import CheckpointError, DataError
 from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
 from tokvid.optimizer import build_optimizer, set_learning_rate, warmup_then_linear
 from tokvid.report.pictures import contact_sheet, side_by_side
 from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
+from tokvid.weights import check_weights
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.evaluation import CodecEvaluation, Reconstructions, evaluate_reconstructions, reconstruct
 from tokvid_tokenizers.losses.reconstruction import reconstruction_loss
@@ -117,7 +118,7 @@ class CodecTrainer:
                 if interrupted():
                     folder = self.save_checkpoint()
                     raise KeyboardInterrupt(f"stopped at step {self.step}; {folder} is saved, add --resume to go on")
-        self.check_weights()
+        check_weights(self.step, self.codec.state_dict())
         # Before it is measured, so that nothing that goes wrong there costs the training.
         self.codec.save_pretrained(self.output / CODEC_FOLDER)
         codec = self.codec.eval()
@@ -182,24 +183,12 @@ class CodecTrainer:
 
     def save_checkpoint(self) -> Path:
         """Write everything that the rest of the run depends on, whole or not at all."""
-        self.check_weights()
+        check_weights(self.step, self.codec.state_dict())
         folder = step_folder(self.output, self.step)
         state = {"step": self.step, "bf16": self.bf16, "optimizer": self.optimizer.state_dict(), "recipe": self.facts()}
         save_state(folder, self.codec.state_dict(), state)
         keep_last(self.output, self.config.keep_checkpoints)
         return folder
-
-    def check_weights(self) -> None:
-        """Raise :class:`TrainingError` for weights that are not finite.
-
-        The loss of a step is that of the weights before it, so it does not speak for what is about to be saved.
-        """
-        for name, weight in self.codec.state_dict().items():
-            if not torch.isfinite(weight).all():
-                raise TrainingError(
-                    f"step {self.step}: the weight '{name}' is no longer finite; the last checkpoint is untouched:"
-                    " lower the learning rate, and resume from it"
-                )
 
     def check_unused(self) -> None:
         """Raise :class:`CheckpointError` when the output holds checkpoints: a new run would be mixed up with them."""

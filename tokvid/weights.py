@@ -1,0 +1,24 @@
+"""Weights that may be saved. It knows no model: weights are tensors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tokvid.errors import TrainingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def check_weights(step: int, weights: Mapping[str, Tensor]) -> None:
+    """Raise :class:`TrainingError` naming the first of ``weights`` that is not finite.
+
+    The loss of a step is that of the weights before it, so it does not speak for what is about to be saved.
+    """
+    for name, weight in weights.items():
+        if not bool(weight.isfinite().all()):
+            raise TrainingError(
+                f"step {step}: the weight '{name}' is no longer finite, although the loss was; the last checkpoint is"
+                " untouched: lower the learning rate, and resume from it"
+            )
