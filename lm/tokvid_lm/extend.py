@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from tokvid.errors import ModelError
+from tokvid_lm.loading import load_causal_lm, load_tokenizer
 from tokvid_lm.vocabulary import SPECIAL_TOKENS, VideoVocabulary
 from tokvid_tokenizers import VideoCodec
 
@@ -74,26 +75,6 @@ def extend(
     if head.bias is not None:
         _fill_bias(head.bias, vocabulary, old_rows)
     return Extended(model=model, tokenizer=tokenizer, vocabulary=vocabulary)
-
-
-def load_causal_lm(name: str | Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A causal language model by name or folder, in ``dtype`` or in the one it was saved in; its code is never run."""
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            str(name), dtype=dtype or "auto", trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a causal language model from {str(name)!r}: {_first_line(error)}") from error
-    return model
-
-
-def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """A text tokenizer by name or folder."""
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a text tokenizer from {str(name)!r}: {_first_line(error)}") from error
-    return tokenizer
 
 
 def text_tokenizer_size(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -223,7 +204,3 @@ def _check_resized(model: PreTrainedModel, vocabulary: VideoVocabulary) -> None:
             raise ModelError(
                 f"{type(model).__name__} did not resize: {what} is {size}, expected {vocabulary.total_size}"
             )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]

@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokvid.atomic import atomic_folder
 from tokvid.config import from_mapping, to_mapping
 from tokvid.errors import CheckpointError, ConfigError, ModelError, did_you_mean
 from tokvid.grid import Grid
 from tokvid.hub import local_folder
-from tokvid_lm.extend import extend, load_causal_lm, load_tokenizer
+from tokvid_lm.extend import extend
 from tokvid_lm.grammar import Grammar
 from tokvid_lm.layout import RasterLayout
+from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer, read_json
 from tokvid_lm.processor import VideoProcessor, codec_device
 from tokvid_lm.samplers.next_token import Sampling, check_context, sample_next_token
 from tokvid_lm.segments import Segment, TextSegment, VideoSegment
@@ -97,19 +98,25 @@ class VideoLM:
         """
         folder = local_folder(name, revision=revision)
         facts = _read_facts(folder)
+        try:
+            vocabulary = VideoVocabulary.from_mapping(facts["vocabulary"])
+            sampling = from_mapping(Sampling, facts.get("sampling", {}), where="sampling")
+        except (ConfigError, ModelError) as error:
+            raise CheckpointError(f"{folder / VIDEO_FILE}: {error}") from error
         codec = load_codec(folder / CODEC_FOLDER)
         if codec.codec_id != facts["codec_id"]:
             raise CheckpointError(
                 f"{folder / CODEC_FOLDER} holds {codec.codec_id}, but the model speaks {facts['codec_id']}:"
                 " put the right codec there"
             )
+        tokenizer = load_saved_tokenizer(folder)
         return cls(
-            load_causal_lm(folder, dtype=dtype).eval(),
-            _load_saved_tokenizer(folder),
-            VideoVocabulary.from_mapping(facts["vocabulary"]),
+            load_causal_lm(folder, dtype=dtype, exact=True).eval(),
+            tokenizer,
+            vocabulary,
             codec,
             template=facts["template"],
-            sampling=_read_sampling(folder, facts),
+            sampling=sampling,
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -301,23 +308,6 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: VideoVocabu
         raise ModelError(f"the text tokenizer's {beyond[0]!r} has id {known[beyond[0]]}, which is the id of a code")
 
 
-def _load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The text tokenizer exactly as it was saved.
-
-    For some model types (qwen2, phi3, ...) ``AutoTokenizer`` overrules the class that was saved, and the class of its
-    choice may add a token of its own with the next free id: the id of our first code.
-    """
-    path = folder / "tokenizer_config.json"
-    try:
-        saved_as = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is missing or no JSON; save the model again") from error
-    if saved_as in ("TokenizersBackend", "PreTrainedTokenizerFast"):
-        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(str(folder))
-        return tokenizer
-    return load_tokenizer(folder)
-
-
 def _as_batch(prompts: Prompts) -> list[list[Segment]]:
     if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence) or not prompts:
         raise ModelError(
@@ -338,24 +328,11 @@ def _caption(segments: Sequence[Segment]) -> str | None:
     return " ".join(texts) if texts else None
 
 
-def _read_sampling(folder: Path, facts: dict[str, Any]) -> Sampling:
-    """How the model draws; plain where the folder was saved without it."""
-    try:
-        return from_mapping(Sampling, facts.get("sampling", {}), where="sampling")
-    except ConfigError as error:
-        raise CheckpointError(f"{folder / VIDEO_FILE}: {error}") from error
-
-
 def _read_facts(folder: Path) -> dict[str, Any]:
     path = folder / VIDEO_FILE
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} is missing: this folder holds no VideoLM; make one with VideoLM.extend"
-        ) from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON: {error}") from error
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: this folder holds no VideoLM; make one with VideoLM.extend")
+    facts = read_json(path)
     version = facts.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path} has format_version {version!r}, this tokvid reads {FORMAT_VERSION}: update it")
@@ -366,4 +343,6 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} asks for the layout {facts['layout']!r}, this tokvid knows {RasterLayout.kind!r}"
         )
+    if not isinstance(facts["template"], str):
+        raise CheckpointError(f"{path} names no template but {facts['template']!r}; save the model again")
     return facts

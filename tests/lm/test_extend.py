@@ -24,8 +24,9 @@ from transformers import (
 from tests.lm.tiny import FAMILIES, TEXT_SIZE, build_model, build_tokenizer
 from tokvid.errors import ModelError
 from tokvid_lm import VideoLM
-from tokvid_lm.extend import extend, load_causal_lm, load_tokenizer
+from tokvid_lm.extend import extend
 from tokvid_lm.grammar import Grammar, GrammarLogitsProcessor
+from tokvid_lm.loading import load_causal_lm, load_tokenizer
 from tokvid_lm.vocabulary import SPECIAL_TOKENS
 from tokvid_tokenizers import VideoCodec
 

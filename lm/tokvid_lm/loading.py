@@ -1,0 +1,122 @@
+"""Loading causal language models and text tokenizers with transformers, whole or not at all.
+
+What is damaged, missing or of another shape is one line that names the folder; transformers would raise whatever its
+parts raise, or fill what is missing with random numbers. Nothing here knows video.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from tokvid.errors import CheckpointError, ModelError, TokvidError
+
+_LOG = logging.getLogger(__name__)
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_LONGEST = 240  # of what transformers says, in characters
+
+
+def load_causal_lm(name: str | Path, *, dtype: torch.dtype | None = None, exact: bool = False) -> PreTrainedModel:
+    """A causal language model by name or folder, in ``dtype`` or in the one it was saved in; its code is never run.
+
+    Raises :class:`ModelError` for a model that cannot be loaded, or lacks weights, or has some of another shape; with
+    ``exact`` also for one with weights that are not the model's.
+    """
+    with _guarded("causal language model", name):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(name),
+            dtype=dtype or "auto",
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
+    model: PreTrainedModel = loaded[0]
+    info: dict[str, Any] = loaded[1]
+    missing, unknown = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    other_shape = sorted(str(entry[0]) for entry in info["mismatched_keys"])
+    faults = [("missing", missing), ("of another shape", other_shape), ("unknown", unknown if exact else [])]
+    said = [f"{len(names)} {word} (first: {names[0]})" for word, names in faults if names]
+    if said:
+        raise ModelError(
+            f"the weights in {str(name)!r} do not fit its config.json: tensors {', '.join(said)}; save the model again"
+        )
+    if unknown:
+        _LOG.warning("%s: %d tensors are not the model's and left out (first: %s)", name, len(unknown), unknown[0])
+    return model
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """A text tokenizer by name or folder; raises :class:`ModelError` for one that cannot be loaded."""
+    with _guarded("text tokenizer", name):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+    return tokenizer
+
+
+def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The text tokenizer of a folder exactly as it was saved.
+
+    For some model types (qwen2, phi3, ...) ``AutoTokenizer`` overrules the class that was saved, and the class of its
+    choice may add a token of its own with the next free id: the id of our first code.
+    """
+    saved_as = read_json(folder / _TOKENIZER_CONFIG).get("tokenizer_class")
+    if not isinstance(saved_as, str):
+        raise CheckpointError(f"{folder / _TOKENIZER_CONFIG} names no tokenizer_class; save the model again")
+    if saved_as in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+        with _guarded("text tokenizer", folder):
+            tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(str(folder))
+        return tokenizer
+    return load_tokenizer(folder)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a saved model that holds a mapping; raises :class:`CheckpointError` for any other."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: this is no whole VideoLM; save the model again") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no JSON ({error}); save the model again") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds {type(data).__name__} where a mapping belongs; save the model again")
+    return data
+
+
+@contextmanager
+def _guarded(what: str, name: str | Path) -> Iterator[None]:
+    """One line for whatever goes wrong inside, and none of transformers' own; memory that does not suffice is told so.
+
+    Damage shows as nearly any error: of safetensors, of the text tokenizer's reader, of a configuration's class.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    except (TokvidError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ModelError(f"cannot load a {what} from {str(name)!r}: {_told(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _told(error: Exception) -> str:
+    """What an error says, in a line. One of another kind than a file or value that is not there speaks of damage."""
+    said = " ".join(str(error).split())
+    said = said if len(said) <= _LONGEST else said[: _LONGEST - 1] + "…"
+    if isinstance(error, OSError | ValueError) and said:
+        return said
+    return f"{type(error).__name__}: {said}; its files seem damaged: copy or save them again"
