@@ -23,6 +23,12 @@ from tokvid.errors import TokvidError, did_you_mean
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+# What libraries with their own errors say of a full disk (safetensors; torch's two ways): every word of one of these.
+_FULL_DISK = (
+    ("No space left on device",),
+    ("inline_container.cc", "unexpected pos"),
+    ("PytorchStreamWriter failed writing",),
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def is_full_disk(error: BaseException | None) -> bool:
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if "No space left on device" in str(error):
+        if any(all(word in str(error) for word in words) for words in _FULL_DISK):
             return True
         error = error.__cause__ or error.__context__
     return False
