@@ -123,6 +123,11 @@ class Documents:
         texts = [self.caption(n) for n in numbers]
         if dropped is not None:
             texts = [text[:0] if gone else text for text, gone in zip(texts, dropped, strict=True)]
+        frames = len(self.is_code) // self.frame_length
+        if latent_frames is not None and not 1 <= latent_frames <= frames:
+            raise ShapeError(
+                f"these documents have {frames} latent frames, so 1 to {frames} can be seen, got {latent_frames}"
+            )
         is_code = self.is_code if latent_frames is None else self.is_code[: latent_frames * self.frame_length]
         whole = len(is_code) == len(self.is_code)
         tail = [self.close, self.end] if score_text and whole else []

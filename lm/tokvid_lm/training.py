@@ -35,6 +35,7 @@ from tokvid.checkpoint import newest_valid
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray, ClipSource
 from tokvid.errors import CheckpointError, ConfigError
+from tokvid.grid import latent_frames
 from tokvid.optimizer import build_optimizer, warmup_then_linear
 from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
@@ -42,6 +43,7 @@ from tokvid.weights import check_weights
 from tokvid_lm import block_attention
 from tokvid_lm.code_clips import CodedClips, Progress, code_clips
 from tokvid_lm.collate import BatchPlan, Collator, Documents
+from tokvid_lm.deepspeed_config import read_deepspeed
 from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_loss
 from tokvid_lm.objectives.next_token import NextTokenObjective
 from tokvid_lm.text_tokenizer import train_text_tokenizer
@@ -52,8 +54,6 @@ from tokvid_tokenizers import VideoCodec, load_codec
 
 LM_FOLDER = "lm"
 RECIPE_FILE = "recipe.json"
-# Parameters that touch ids, not hidden features: "embed_tokens", "lm_head" and what GPT-NeoX calls them.
-ADAM_NAMES = ("embed", "lm_head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,10 @@ def train_lm(
     a checkpoint has been written.
     """
     prepare(recipe.seed)
+    read_deepspeed(recipe.training.deepspeed)  # what is wrong there is said before clips are encoded
     codec = load_codec(recipe.codec) if codec is None else codec
+    num_frames = clips.frames.shape[1] if isinstance(clips, ClipArray) else clips.num_frames
+    check_curriculum(recipe.training, latent_frames(num_frames, codec.temporal_stride))
     codec.to(default_device())
     coded = code_clips(codec, clips, progress=progress)
     return train_on_codes(recipe, codec, coded, code_clips(codec, held_out), resume=resume)
@@ -101,6 +104,7 @@ def _train_on_codes(
     recipe: LMRecipe, codec: VideoCodec, clips: CodedClips, held_out: CodedClips, *, resume: bool
 ) -> TrainedLM:
     prepare(recipe.seed)
+    check_curriculum(recipe.training, clips.grid.t)
     output = Path(recipe.output)
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
@@ -125,6 +129,16 @@ def _train_on_codes(
     lm.sampling = recipe.evaluation.sampling(seed=0)
     lm.save_pretrained(output / LM_FOLDER)
     return TrainedLM(lm=lm, folder=output / LM_FOLDER, losses=losses, held_out=held_out)
+
+
+def check_curriculum(config: LMTrainingConfig, latent_frames: int) -> None:
+    """Raise :class:`ConfigError` for a stage that would see more latent frames than the clips have."""
+    for number, stage in enumerate(config.curriculum):
+        if stage.latent_frames > latent_frames:
+            raise ConfigError(
+                f"training.curriculum[{number}].latent_frames is {stage.latent_frames}, but the clips have"
+                f" {latent_frames} latent frames: lower it, or leave the stage out"
+            )
 
 
 def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: tuple[str, ...]) -> VideoLM:
@@ -180,7 +194,7 @@ def _train(
     arguments = _arguments(recipe, bf16=facts["bf16"])
     plan = BatchPlan(config, passes=config.gradient_accumulation * arguments.world_size)
     lm.to(arguments.device).model.train()
-    optimizer = build_optimizer(config.optimizer, lm.model, adam_names=ADAM_NAMES)
+    optimizer = build_optimizer(config.optimizer, lm.model, adam_names=adam_names(lm.model))
     objective = NextTokenObjective(lm.model, code_offset=lm.vocabulary.code_offset, text_weight=config.text_loss_weight)
     start = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
     log = TrainingLog(
@@ -207,6 +221,14 @@ def _train(
         )
         with log:
             trainer.run(checkpoint)
+
+
+def adam_names(model: PreTrainedModel) -> list[str]:
+    """The parameters that Muon is not for: they map ids or positions, not hidden features, whatever they are called."""
+    tables: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    tables += [table for table in (model.get_input_embeddings(), model.get_output_embeddings()) if table is not None]
+    ours = {id(parameter) for table in tables for parameter in table.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in ours]
 
 
 @contextmanager
@@ -258,7 +280,7 @@ def _arguments(recipe: LMRecipe, *, bf16: bool) -> TrainingArguments:
         use_cpu=default_device().type == "cpu",
         bf16=bf16,
         seed=recipe.seed,
-        deepspeed=_deepspeed(config),
+        deepspeed=read_deepspeed(config.deepspeed),
         save_strategy="no",
         # The rest of a checkpoint is written by LMTrainer without pickle; DeepSpeed keeps its own files.
         save_only_model=config.deepspeed is None,
@@ -271,22 +293,6 @@ def _arguments(recipe: LMRecipe, *, bf16: bool) -> TrainingArguments:
         dataloader_pin_memory=False,
         dataloader_num_workers=0,
     )
-
-
-def _deepspeed(config: LMTrainingConfig) -> dict[str, Any] | None:
-    if config.deepspeed is None:
-        return None
-    path = Path(config.deepspeed)
-    try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"training.deepspeed: cannot read {path} as JSON: {error}") from error
-    if settings.get("zero_optimization", {}).get("stage", 0) == 3:
-        raise ConfigError(f"{path}: ZeRO stage 3 scatters the model that is saved at the end; use stage 2 or less")
-    if "gradient_clipping" not in settings:
-        # DeepSpeed would clip at 1.0 whatever the recipe says.
-        raise ConfigError(f'{path}: write "gradient_clipping": "auto" (the recipe\'s value), DeepSpeed\'s own is 1.0')
-    return settings
 
 
 def _facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict[str, Any]:

@@ -111,6 +111,9 @@ def test_a_beginning_of_a_document_is_cut_after_a_latent_frame(documents: Docume
     scored = [row[row != IGNORED].tolist()[-6:] for row in cut["labels"]]
     assert scored == codes[:, :6].tolist(), "a latent frame is 2x3 codes"
     assert documents.batch([1], latent_frames=2)["labels"].tolist() == documents.batch([1])["labels"].tolist()
+    for beyond in (0, 3):
+        with pytest.raises(ShapeError, match=f"1 to 2 can be seen, got {beyond}"):
+            documents.batch([1], latent_frames=beyond)
 
 
 def test_too_long_a_document_is_named(documents: Documents) -> None:

@@ -1,4 +1,4 @@
-"""The objective against plain cross-entropy, and whole tiny runs: resumed exactly, stopped cleanly, loadable."""
+"""Whole tiny runs: resumed exactly, stopped cleanly, loadable."""
 
 from __future__ import annotations
 
@@ -13,126 +13,21 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
-from tests.lm.tiny import GROUPED, build_model
+from tests.lm.tiny_run import MODEL, recipe, train
 from tokvid.checkpoint import newest_valid, read_state, seal, verify, write_state
 from tokvid.cli.demo_report import language_model_curve
-from tokvid.config import from_mapping, to_mapping
-from tokvid.data.clips import ClipSource, open_clips
-from tokvid.errors import CheckpointError, ConfigError, DataError, TrainingError
+from tokvid.errors import CheckpointError, TrainingError
 from tokvid.training_log import read_log
 from tokvid_lm import VideoLM
 from tokvid_lm import trainer as trainer_module
 from tokvid_lm import training as training_module
-from tokvid_lm.collate import IGNORED
-from tokvid_lm.objectives.next_token import NextTokenObjective
 from tokvid_lm.samplers.next_token import Sampling
-from tokvid_lm.training import TrainedLM, learning_rate_share, train_lm
-from tokvid_lm.training_config import LMRecipe, LMTrainingConfig, ScratchModelConfig
+from tokvid_lm.training import TrainedLM
+from tokvid_lm.training_config import LMRecipe, ScratchModelConfig
 from tokvid_tokenizers import VideoCodec
-
-OFFSET = 100
-
-
-def soft_capped() -> PreTrainedModel:
-    torch.manual_seed(1)
-    config = Gemma2Config(vocab_size=259, **GROUPED, final_logit_softcapping=2.0, initializer_range=0.2)
-    return Gemma2ForCausalLM(config).eval()
-
-
-def build(family: str) -> PreTrainedModel:
-    return soft_capped() if family == "gemma2" else build_model(family, tied=family == "llama")
-
-
-def batch() -> tuple[Tensor, Tensor]:
-    torch.manual_seed(0)
-    ids = torch.randint(0, 259, (3, 12))
-    labels = ids.masked_fill(torch.rand(3, 12) < 0.4, IGNORED)
-    return ids, labels
-
-
-def reference(model: PreTrainedModel, text_weight: float, num_items: int) -> Tensor:
-    ids, labels = batch()
-    targets = labels[:, 1:].flatten()
-    losses = F.cross_entropy(
-        model(input_ids=ids).logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="none"
-    )
-    weights = torch.where(targets >= OFFSET, 1.0, text_weight)
-    return (losses * weights).sum() / num_items
-
-
-@pytest.mark.parametrize(
-    ("family", "direct"), [("llama", True), ("gpt_neox", True), ("gemma", True), ("gemma2", False)]
-)
-def test_the_objective_is_cross_entropy_and_so_is_its_gradient(
-    family: str, direct: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tokvid_lm.objectives.next_token.CPU_CHUNK", 16 * 259)  # several chunks
-    model, twin = build(family), build(family)
-    objective = NextTokenObjective(model, code_offset=OFFSET, text_weight=0.25)
-    assert (objective.head is not None) is direct
-    expected = reference(twin, 0.25, 50)
-    (3.0 * expected).backward()
-    with objective.as_forward():
-        ids, labels = batch()
-        parts: dict[str, Tensor] = model(input_ids=ids, labels=labels, num_items=50)  # type: ignore[assignment]
-    (3.0 * parts["loss"]).backward()
-    torch.testing.assert_close(parts["loss"], expected)
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
-    targets = labels[:, 1:][labels[:, 1:] != IGNORED]
-    assert int(parts["code_count"]) == int((targets >= OFFSET).sum())
-    assert int(parts["code_count"] + parts["text_count"]) == len(targets)
-    nats = float(parts["code_nats"] + 0.25 * parts["text_nats"])
-    assert nats / 50 == pytest.approx(expected.item(), rel=1e-5)
-    assert hasattr(model(input_ids=ids), "logits"), "the model's own forward is not back"
-
-
-def test_the_objective_under_autocast_is_close(video_lm: VideoLM) -> None:
-    ids, labels = batch()
-    objective = NextTokenObjective(video_lm.model, code_offset=OFFSET)
-    with torch.no_grad():
-        plain = objective(ids, labels)["loss"]
-        with torch.autocast("cpu", torch.bfloat16):
-            assert float(objective(ids, labels)["loss"]) == pytest.approx(float(plain), rel=0.02)
-
-
-DATA = {"kind": "sprites", "size": [16, 16], "num_frames": 5, "train_clips": 24, "held_out_clips": 5}
-MODEL = {
-    "kind": "scratch",
-    "hidden_size": 32,
-    "num_layers": 2,
-    "num_heads": 2,
-    "num_kv_heads": 1,
-    "intermediate_size": 48,
-    "max_positions": 96,
-    "text_vocab_size": 300,
-}
-TRAINING = {
-    "steps": 8,
-    "batch_size": 4,
-    "warmup_steps": 2,
-    "precision": "fp32",
-    "log_every": 1,
-    "validate_every": 4,
-    "checkpoint_every": 3,
-    "optimizer": {"kind": "adamw", "learning_rate": 0.003},
-}
-
-
-def recipe(output: Path, **training: Any) -> LMRecipe:
-    evaluation = {"clips": 5, "guidance_scale": 1.5, "temperature": 0.8, "top_k": 50}
-    data = {"task": "lm", "output": str(output), "codec": "preset:tiny", "data": DATA, "model": MODEL}
-    data["evaluation"] = evaluation
-    return from_mapping(LMRecipe, {**data, "training": {**TRAINING, **training}})
-
-
-def train(recipe: LMRecipe, codec: VideoCodec, *, resume: bool = False) -> TrainedLM:
-    splits: list[ClipSource] = [open_clips(recipe.data, "train"), open_clips(recipe.data, "held_out")]
-    return train_lm(recipe, *splits, codec=codec, resume=resume)
 
 
 def weights(trained: TrainedLM) -> dict[str, Tensor]:
@@ -395,24 +290,3 @@ def test_accumulated_passes_are_one_larger_batch(codec: VideoCodec, tmp_path: Pa
     small = train(recipe(tmp_path / "small", steps=3, batch_size=2, gradient_accumulation=2), codec)
     for name, tensor in weights(large).items():
         torch.testing.assert_close(small.lm.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
-
-
-def test_schedules_rise_and_fall_to_zero() -> None:
-    for schedule in ("linear", "cosine"):
-        config = from_mapping(LMTrainingConfig, {"steps": 100, "warmup_steps": 10, "schedule": schedule})
-        shares = [learning_rate_share(config, step) for step in range(101)]
-        assert shares[0] < 0.1 and max(shares) == pytest.approx(1.0) and shares[100] == 0.0
-        assert shares[:11] == sorted(shares[:11]) and shares[10:] == sorted(shares[10:], reverse=True)
-
-
-def test_recipes_that_cannot_run_are_refused(codec: VideoCodec, tmp_path: Path) -> None:
-    assert from_mapping(LMRecipe, to_mapping(recipe(tmp_path))) == recipe(tmp_path)
-    with pytest.raises(ConfigError, match="did you mean 'prompt_drop'"):
-        recipe(tmp_path, promptdrop=0.1)
-    with pytest.raises(ConfigError, match="Muon needs whole matrices"):
-        recipe(tmp_path, deepspeed="x.json", optimizer={"kind": "muon"})
-    with pytest.raises(ConfigError, match=r"cannot read .*missing\.json"):
-        train(recipe(tmp_path, deepspeed=str(tmp_path / "missing.json")), codec)
-    short = from_mapping(LMRecipe, {**to_mapping(recipe(tmp_path)), "model": {**MODEL, "max_positions": 16}})
-    with pytest.raises(DataError, match="the model reads 16"):
-        train(short, codec)

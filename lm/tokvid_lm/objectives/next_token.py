@@ -19,6 +19,8 @@ from tokvid_lm.collate import IGNORED
 
 CPU_CHUNK, DEVICE_CHUNK = 1 << 21, 1 << 26
 """Logits held at a time: what the cache of a processor holds, and what a device keeps busy with."""
+_PROBED = 1000.0
+"""About the largest logit that a head is tried with: far beyond what soft caps let through."""
 
 
 class NextTokenObjective:
@@ -146,7 +148,10 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
 @torch.no_grad()
 def _plain_head(model: PreTrainedModel) -> nn.Linear | None:
-    """The output head, if it alone turns the last hidden states into the logits; found by trying."""
+    """The output head, if it alone turns the last hidden states into the logits; found by trying.
+
+    It is tried on hidden states that are scaled up: what a cap or a scale does to logits does not show in small ones.
+    """
     head = model.get_output_embeddings()
     base = model.base_model
     if not isinstance(head, nn.Linear) or base is model:
@@ -158,7 +163,20 @@ def _plain_head(model: PreTrainedModel) -> nn.Linear | None:
         inside = getattr(base(input_ids=ids, use_cache=False), "last_hidden_state", None)
         if inside is None or inside.shape[-1] != head.in_features:
             return None
-        logits = model(input_ids=ids, use_cache=False).logits
-        return head if torch.allclose(head(inside).float(), logits.float(), rtol=1e-4, atol=1e-5) else None
+        factor = _PROBED / head(inside).abs().amax().clamp_min(1e-3)
+        expected = head(inside * factor).float()
+        with _scaled_inputs(head, factor):
+            logits = model(input_ids=ids, use_cache=False).logits.float()
+        alike = (expected - logits).abs() <= 1e-4 * expected.abs().amax()
+        return head if bool(alike.all()) else None
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def _scaled_inputs(head: nn.Linear, factor: Tensor) -> Iterator[None]:
+    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0] * factor,))
+    try:
+        yield
+    finally:
+        handle.remove()
