@@ -176,6 +176,22 @@ def iter_video(
     return _iterate(path, window)
 
 
+def check_destination(path: str | os.PathLike[str], fps: float) -> None:
+    """Raise what :func:`write_video` would for this name and rate: before pictures are made that nobody can write.
+
+    :class:`VideoError` for a suffix that names no container, :class:`ShapeError` for a rate that no file holds.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix not in _CONTAINERS:
+        raise VideoError(
+            f"{target}: cannot write {suffix or 'a file without suffix'!r}; {did_you_mean(suffix, _CONTAINERS)}"
+        )
+    slowest, fastest = _FILE_RATES
+    if not slowest <= fps <= fastest:
+        raise ShapeError(f"{target}: a file holds between {slowest:g} and {fastest:g} frames a second, got {fps}")
+
+
 def write_video(
     path: str | os.PathLike[str],
     video: Video,
@@ -192,19 +208,12 @@ def write_video(
     folder is made where needed. Raises :class:`VideoError` when writing fails.
     """
     target = Path(path)
-    suffix = target.suffix.lower()
-    if suffix not in _CONTAINERS:
-        raise VideoError(
-            f"{target}: cannot write {suffix or 'a file without suffix'!r}; {did_you_mean(suffix, _CONTAINERS)}"
-        )
     if not 0 <= crf <= 51:
         raise ShapeError(f"crf must lie between 0 and 51, got {crf}")
-    slowest, fastest = _FILE_RATES
-    if not slowest <= video.fps <= fastest:
-        raise ShapeError(f"{target}: a file holds between {slowest:g} and {fastest:g} frames a second, got {video.fps}")
+    check_destination(target, video.fps)
     try:
         with atomic_path(target) as beside:
-            _encode(beside, video, *_CONTAINERS[suffix], crf=crf, metadata=metadata or {})
+            _encode(beside, video, *_CONTAINERS[target.suffix.lower()], crf=crf, metadata=metadata or {})
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{target}: could not be written ({reason}); check the space and rights there") from error

@@ -27,11 +27,18 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+SIZE = ("--frames", "5", "--size", "16x16")
+
+
 def draw(saved: Path, file: Path, *flags: str) -> tuple[dict[str, Any], np.ndarray]:
-    size = ("--frames", "5", "--size", "16x16")
-    assert command.main(["generate", "a cat", "--model", str(saved), "-o", str(file), *size, *flags]) == 0
-    sampling: dict[str, Any] = json.loads(probe_video(file).metadata["tokvid"])["sampling"]
+    assert command.main(["generate", "a cat", "--model", str(saved), "-o", str(file), *SIZE, *flags]) == 0
+    sampling: dict[str, Any] = made_by(file)["sampling"]
     return sampling, read_video(file).frames
+
+
+def made_by(file: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(probe_video(file).metadata["tokvid"])
+    return facts
 
 
 def test_the_settings_are_those_of_the_model_and_flags_override(saved: Path, tmp_path: Path) -> None:
@@ -44,3 +51,31 @@ def test_the_settings_are_those_of_the_model_and_flags_override(saved: Path, tmp
     sampling, other = draw(saved, tmp_path / "other.mp4", *flags)
     assert sampling == {"guidance_scale": 1.0, "temperature": 2.0, "top_k": None, "top_p": None, "seed": 4}
     assert not np.array_equal(other, frames)
+
+
+def test_the_file_tells_its_caption_and_where_it_comes_from_but_no_folder(saved: Path, tmp_path: Path) -> None:
+    draw(saved, tmp_path / "cat.mp4", "--seed", "4")
+    made = made_by(tmp_path / "cat.mp4")
+    assert (made["caption"], made["model"], made["seed"]) == ("a cat", "model", 4)
+    assert made["codec"].startswith("tokvid-") and "caption_sha256" not in made
+    assert str(tmp_path) not in json.dumps(made) and str(saved.parent) not in json.dumps(made)
+
+
+@pytest.mark.parametrize(
+    ("caption", "file", "flags", "words"),
+    [
+        ("a cat", "cat.gif", (), "cannot write '.gif'"),
+        ("a cat", "cat", (), "cannot write 'a file without suffix'"),
+        ("a cat", "cat.mp4", ("--fps", "0"), "frames a second, got 0.0"),
+        ("a cat", "cat.mp4", ("--fps", "nan"), "frames a second, got nan"),
+        ("a c\udce4t", "cat.mp4", (), "the caption's character 4 is no UTF-8 text"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_a_model_is_loaded(
+    caption: str, file: str, flags: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [caption, "--model", str(tmp_path / "no model is there"), "-o", str(tmp_path / file)]
+    assert command.main(["generate", *arguments, *flags]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.startswith("error: ") and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

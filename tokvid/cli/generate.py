@@ -6,11 +6,11 @@ tokvid generate "an apple moves left over grass" --model runs/demo/lm/lm -o appl
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 
 from tokvid.errors import DataError, ModelError
+from tokvid.video import Video, check_destination, write_video
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,17 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Generate, write the file with its provenance, print its path."""
+    """Generate, write the file with its caption and provenance, print its path."""
     output = Path(arguments.output)
     if output.exists() and not arguments.force:
         raise DataError(f"{output} exists: give another name, or -f to overwrite it")
     height, width = parse_size(arguments.size)
+    check_caption(arguments.caption)
+    check_destination(output, arguments.fps)
     from transformers.utils import logging as transformers_logging
 
     from tokvid.config import to_mapping
     from tokvid.frames import to_pictures
     from tokvid.provenance import provenance
-    from tokvid.video import Video, write_video
     from tokvid_lm import TextSegment, VideoLM, VideoSegment
 
     transformers_logging.disable_progress_bar()  # one for every file of weights
@@ -60,10 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
         [TextSegment(arguments.caption)], num_frames=arguments.frames, height=height, width=width, **settings
     )
     made_by = {
+        "caption": arguments.caption,
         "model": Path(arguments.model).name,
         "sampling": to_mapping(sampling),
         "codec": lm.codec.codec_id,
-        "caption_sha256": hashlib.sha256(arguments.caption.encode()).hexdigest(),
         **provenance(arguments.seed),
     }
     assert isinstance(clip, VideoSegment) and clip.frames is not None
@@ -71,6 +72,18 @@ def run(arguments: argparse.Namespace) -> int:
     write_video(output, Video(frames=pictures, fps=arguments.fps), metadata={"tokvid": json.dumps(made_by)})
     print(output)
     return 0
+
+
+def check_caption(caption: str) -> None:
+    """Raise :class:`UsageError` for bytes that are no text, which Python hides in a command line as half characters."""
+    from tokvid.cli.main import UsageError
+
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"the caption's character {error.start + 1} is no UTF-8 text; write the caption in UTF-8"
+        ) from error
 
 
 def parse_size(text: str) -> tuple[int, int]:
