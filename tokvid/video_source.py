@@ -102,6 +102,13 @@ class VideoSource:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        # FFmpeg decodes ahead in threads of its own. PyAV frees the decoder with Python's lock held, and waits for
+        # them; one that has something to log waits for the lock, when anybody (torchvision does) has switched PyAV's
+        # logging on. Flushing waits for the threads without the lock.
+        self.stream.codec_context.flush_buffers()
         self._container.close()
 
     def _open(self) -> None:
@@ -204,7 +211,7 @@ class VideoSource:
         return None
 
     def _rewind(self) -> None:
-        self._container.close()
+        self._close()
         self._open()
 
     def _decode(self, *, require_times: bool = False) -> Iterator[TimedFrame]:

@@ -20,6 +20,7 @@ from tokvid.video import Video, count_frames, iter_video, probe_video, read_vide
 from tokvid.video_source import VideoSource
 
 BITS = 10
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def numbered(number: int, height: int = 48, width: int = 64) -> npt.NDArray[np.uint8]:
@@ -408,6 +409,22 @@ def test_impossible_arguments_are_refused_before_the_file_is_opened(arguments: d
         read_video("there is no such file.mp4", **arguments)
     with pytest.raises(ShapeError):
         iter_video("there is no such file.mp4", **arguments)
+
+
+def test_files_are_left_while_their_decoder_still_has_something_to_log(tmp_path: Path) -> None:
+    """PyAV's logging wants Python's lock in FFmpeg's threads, which closing a file waits for: it must not hold it."""
+    path = tmp_path / "noise.mp4"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 128, 128, 3), dtype=np.uint8)
+    write_video(path, Video(frames=noise, fps=8.0))
+    program = (
+        "import sys, av\n"
+        "from tokvid.video import probe_video, read_video\n"
+        "av.logging.set_level(av.logging.DEBUG)\n"
+        "for _ in range(30):\n"
+        "    probe_video(sys.argv[1])\n"
+        "    read_video(sys.argv[1], start=1.0, num_frames=2)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT, check=True, timeout=60, capture_output=True)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
