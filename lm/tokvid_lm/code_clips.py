@@ -37,6 +37,8 @@ class CodedClips:
     height: int
     width: int
     codebook_size: int
+    names: tuple[str, ...] = ()
+    """Of the clips, where they are known."""
     skipped: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -112,11 +114,13 @@ def code_clips(
     skipped: list[tuple[str, str]] = list(clips.skipped if isinstance(clips, ClipArray) else _named(clips))
     parts: list[Tensor] = []
     captions: list[str] = []
+    names: list[str] = []
     shape: tuple[int, ...] = ()
-    for frames, words, lost in _batches(clips, batch_size):
+    for frames, words, of_batch, lost in _batches(clips, batch_size):
         skipped.extend(lost)
         done += len(words) + len(lost)
         if len(words):
+            names.extend(of_batch)
             parts.append(encode_clips(codec, frames, batch_size=batch_size, autocast=autocast))
             captions.extend(words)
             shape = frames.shape
@@ -132,11 +136,12 @@ def code_clips(
         height=shape[2],
         width=shape[3],
         codebook_size=codec.codebook_size,
+        names=tuple(names),
         skipped=tuple(skipped),
     )
 
 
-_Batch = tuple[npt.NDArray[np.uint8], list[str], list[tuple[str, str]]]
+_Batch = tuple[npt.NDArray[np.uint8], list[str], list[str], list[tuple[str, str]]]
 
 
 def _named(source: ClipSource) -> list[tuple[str, str]]:
@@ -144,10 +149,11 @@ def _named(source: ClipSource) -> list[tuple[str, str]]:
 
 
 def _batches(clips: ClipArray | ClipSource, size: int) -> Iterator[_Batch]:
-    """Frames ``[n,T,H,W,3]``, their captions, and what did not load; n is ``size`` but in the last."""
+    """Frames ``[n,T,H,W,3]``, captions, names, and what did not load; n is ``size`` but in the last."""
     if isinstance(clips, ClipArray):
         for start in range(0, len(clips), size):
-            yield clips.frames[start : start + size], clips.captions[start : start + size], []
+            part = slice(start, start + size)
+            yield clips.frames[part], clips.captions[part], clips.names[part], []
         return
     loaded: list[Clip] = []
     lost: list[tuple[str, str]] = []
@@ -157,8 +163,12 @@ def _batches(clips: ClipArray | ClipSource, size: int) -> Iterator[_Batch]:
         else:
             lost.append((result.name, result.reason))
         if len(loaded) == size:
-            yield np.stack([clip.frames for clip in loaded]), [clip.caption for clip in loaded], lost
+            yield _stacked(loaded, lost)
             loaded, lost = [], []
     if loaded or lost:
-        frames = np.stack([clip.frames for clip in loaded]) if loaded else np.empty((0, 1, 1, 1, 3), np.uint8)
-        yield frames, [clip.caption for clip in loaded], lost
+        yield _stacked(loaded, lost)
+
+
+def _stacked(clips: list[Clip], lost: list[tuple[str, str]]) -> _Batch:
+    frames = np.stack([clip.frames for clip in clips]) if clips else np.empty((0, 1, 1, 1, 3), np.uint8)
+    return frames, [clip.caption for clip in clips], [clip.name for clip in clips], lost

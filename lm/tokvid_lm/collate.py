@@ -50,6 +50,8 @@ class Documents:
     pad_id: int
     frame_length: int
     """Places of the body that one latent frame takes."""
+    names: tuple[str, ...] = ()
+    """Of the clips, where they are known."""
 
     @classmethod
     def build(cls, processor: VideoProcessor, clips: CodedClips) -> Documents:
@@ -74,6 +76,7 @@ class Documents:
             end=np.array(end, np.int32),
             pad_id=int(pad),
             frame_length=len(body) // grid.t,
+            names=clips.names,
         )
 
     def __len__(self) -> int:
@@ -97,8 +100,9 @@ class Documents:
         """Raise :class:`DataError` naming the longest caption unless every document fits ``positions`` ids."""
         if positions is not None and self.longest > positions:
             number = int(np.diff(self.bounds).argmax())
+            of = f"the caption of {self.names[number]}" if self.names else f"caption {number}"
             raise DataError(
-                f"a document takes {self.longest} ids but the model reads {positions}: shorten caption {number}"
+                f"a document takes {self.longest} ids but the model reads {positions}: shorten {of}"
                 f" ({len(self.caption(number))} ids), lower the clips' size or number of frames, or take a model with"
                 " more positions"
             )

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # Without an oracle nothing is counted, so a page full of clips is enough.
 UNJUDGED_CLIPS = 24
 GOAL_SECONDS = 720
+# Ids of a clip with its caption that the demo trains on: some minutes on a processor, not hours.
+MOST_POSITIONS = 4096
 STAGES_FILE = "stages.json"
 
 
@@ -92,6 +94,8 @@ def make_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, output: Path, stag
         clips, held_out = load_splits(codec_recipe.data)
         check_captions(codec_recipe.data, clips)
         codec_recipe = fit_batch(codec_recipe, len(clips))
+        if not has_oracle:  # captions of any length
+            lm_recipe = fit_context(lm_recipe, codec_recipe, clips, held_out)
     with stages("train the codec"):
         codec = train_codec(codec_recipe, clips, held_out, resume=True)
     with stages("measure the codec"):
@@ -139,6 +143,33 @@ def fit_batch(recipe: CodecRecipe, clips: int) -> CodecRecipe:
     told = f"{clips} clips cannot fill a batch of {wanted}: the codec is trained with batches of {clips}"
     print(told, file=sys.stderr)
     return replace(recipe, training=replace(recipe.training, batch_size=clips))
+
+
+def fit_context(recipe: LMRecipe, codec_recipe: CodecRecipe, clips: ClipArray, held_out: ClipArray) -> LMRecipe:
+    """The recipe with as many positions as the longest caption needs; more than the recipe's are told.
+
+    Raises :class:`DataError` naming the clip where that would be too many to train on: before minutes go into a codec.
+    """
+    from tokvid_lm.context import longest_document
+    from tokvid_lm.training_config import ScratchModelConfig
+    from tokvid_tokenizers import VideoCodec
+
+    model = recipe.model
+    assert isinstance(model, ScratchModelConfig), "the demo starts from nothing"
+    codec = VideoCodec(codec_recipe.codec)  # untrained: what it does with clips does not matter here
+    grid = codec.grid_for(*clips.frames.shape[1:4])
+    longest = longest_document(recipe, codec, clips.captions, held_out.captions, grid)
+    name = (*clips.names, *held_out.names)[longest.number]
+    if longest.ids > MOST_POSITIONS:
+        raise DataError(
+            f"the caption of {name} takes {longest.caption_ids} ids, and its clip {longest.ids - longest.caption_ids}:"
+            f" the demo trains on at most {MOST_POSITIONS} ids a clip; shorten that caption"
+        )
+    if longest.ids <= model.max_positions:
+        return recipe
+    told = f"the caption of {name} is long: the language model gets {longest.ids} positions, not {model.max_positions}"
+    print(told, file=sys.stderr)
+    return replace(recipe, model=replace(model, max_positions=longest.ids))
 
 
 def remove_checkpoints(output: Path) -> None:
