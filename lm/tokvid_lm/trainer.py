@@ -55,19 +55,22 @@ _BITS = 1.0 / 0.6931471805599453
 class LMTrainer(Trainer):
     """The model's forward must be a :class:`~tokvid_lm.objectives.next_token.NextTokenObjective`.
 
-    ``validate(trainer)`` gives nats per code. ``facts`` goes into every checkpoint as :data:`FACTS_FILE`.
+    ``output`` is the run's folder. ``log`` is that of the main process, None in all others. ``validate(trainer)`` gives
+    nats per code. ``facts`` goes into every checkpoint as :data:`FACTS_FILE`.
     """
 
     def __init__(
         self,
         *,
         config: LMTrainingConfig,
-        log: TrainingLog,
+        output: Path,
+        log: TrainingLog | None,
         facts: Mapping[str, Any],
         validate: Callable[[LMTrainer], float],
         **trainer: Any,
     ) -> None:
         self.run_config = config
+        self.output = output
         self.run_log = log
         self.run_facts = facts
         self.validate = validate
@@ -83,11 +86,6 @@ class LMTrainer(Trainer):
         # Our loss is normalised by the number of labels in all the passes of a step.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
-
-    @property
-    def output(self) -> Path:
-        """The run's folder."""
-        return self.run_log.folder
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
@@ -231,7 +229,7 @@ class _Duties(TrainerCallback):
             values["bits per text id"] = parts["text_nats"] / parts["text_count"] * _BITS
         if step % config.validate_every == 0 and step < config.steps:
             values["held-out bits per code"] = trainer.validate(trainer) * _BITS
-        if state.is_world_process_zero:
+        if trainer.run_log is not None:
             loss = (parts["code_nats"] + config.text_loss_weight * parts["text_nats"]) / max(
                 1.0, parts["code_count"] + parts["text_count"]
             )

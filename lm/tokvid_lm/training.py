@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from tokvid.data.clips import ClipArray, ClipSource
 from tokvid.errors import CheckpointError, ConfigError
 from tokvid.grid import latent_frames
 from tokvid.optimizer import build_optimizer, warmup_then_linear
+from tokvid.processes import is_main_process
 from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
@@ -78,9 +79,10 @@ def train_lm(
     """Encode the clips, build the model, train it, and save the :class:`VideoLM` in ``<output>/lm``.
 
     ``codec`` spares loading ``recipe.codec``. ``progress(done, total)`` follows the encoding. With ``resume`` the run
-    goes on from its newest whole checkpoint, if there is one. Raises :class:`TrainingError` at a step whose loss is
-    not finite (the last checkpoint stays), and ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when
-    a checkpoint has been written.
+    goes on from its newest whole checkpoint, if there is one. Of several processes (torchrun) each takes its part of
+    every step, and the first one writes. Raises :class:`TrainingError` at a step whose loss is not finite (the last
+    checkpoint stays), and ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when a checkpoint has been
+    written.
     """
     prepare(recipe.seed)
     read_deepspeed(recipe.training.deepspeed)  # what is wrong there is said before clips are encoded
@@ -107,7 +109,8 @@ def _train_on_codes(
     check_curriculum(recipe.training, clips.grid.t)
     output = Path(recipe.output)
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
+    if is_main_process():
+        write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
     lm = build_lm(recipe, codec, clips.captions)
     documents = Documents.build(lm.processor, clips)
     held_out_documents = Documents.build(lm.processor, held_out)
@@ -127,7 +130,10 @@ def _train_on_codes(
     check_finite(recipe.training.steps, {"held-out nats per code": losses.validation})
     check_weights(recipe.training.steps, lm.model.state_dict())
     lm.sampling = recipe.evaluation.sampling(seed=0)
-    lm.save_pretrained(output / LM_FOLDER)
+    if is_main_process():
+        lm.save_pretrained(output / LM_FOLDER)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # whoever returns finds the folder
     return TrainedLM(lm=lm, folder=output / LM_FOLDER, losses=losses, held_out=held_out)
 
 
@@ -197,8 +203,12 @@ def _train(
     optimizer = build_optimizer(config.optimizer, lm.model, adam_names=adam_names(lm.model))
     objective = NextTokenObjective(lm.model, code_offset=lm.vocabulary.code_offset, text_weight=config.text_loss_weight)
     start = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
-    log = TrainingLog(
-        recipe.output, config.steps, "codes/s", start_step=start, title="language model", every=config.log_every
+    log = (
+        TrainingLog(
+            recipe.output, config.steps, "codes/s", start_step=start, title="language model", every=config.log_every
+        )
+        if is_main_process()
+        else None
     )
     with _fast_attention(recipe, lm.model, bf16=facts["bf16"]), objective.as_forward():
         trainer = LMTrainer(
@@ -213,13 +223,14 @@ def _train(
             ),
             optimizers=(optimizer, LambdaLR(optimizer, lambda step: learning_rate_share(config, step))),
             config=config,
+            output=Path(recipe.output),
             log=log,
             facts=facts,
             validate=lambda trainer: validation_loss(
                 lm, held_out, objective=objective, batch_size=config.batch_size, autocast=trainer.autocast_dtype
             ),
         )
-        with log:
+        with nullcontext() if log is None else log:
             trainer.run(checkpoint)
 
 
@@ -308,7 +319,7 @@ def _facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict[st
 
 def _checkpoint_to_resume(output: Path, facts: dict[str, Any]) -> Path | None:
     newest = newest_valid(output)
-    for torn in newest.torn:
+    for torn in newest.torn if is_main_process() else ():
         print(f"passed over {torn}: it is torn", file=sys.stderr)
     if newest.path is None:
         return None

@@ -21,6 +21,7 @@ from tokvid.cli.judging import generate, judge_reconstructions
 from tokvid.cli.progress import counted
 from tokvid.data.clips import SpriteDataConfig, open_clips
 from tokvid.errors import ConfigError, did_you_mean
+from tokvid.processes import is_main_process
 from tokvid.provenance import provenance
 from tokvid.recipe import load_recipe
 
@@ -39,7 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     task = data.get("task")
     if task not in TASKS:
         raise ConfigError(f"'task' is {task!r}: {did_you_mean(str(task), TASKS)}")
-    print(json.dumps((_codec if task == "codec" else _lm)(data, resume=arguments.resume), indent=2))
+    figures = _codec(data, resume=arguments.resume) if task == "codec" else _lm(data, resume=arguments.resume)
+    if is_main_process():
+        print(json.dumps(figures, indent=2))
     return 0
 
 
@@ -68,6 +71,8 @@ def _lm(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     with counted("encoding") as progress:
         trained = train_lm(recipe, clips, held_out, resume=resume, progress=progress)
     figures: dict[str, Any] = trained.losses.figures()
+    if not is_main_process():
+        return figures
     if isinstance(recipe.data, SpriteDataConfig):
         figures |= generate(trained, recipe).figures
     _keep(recipe.output, figures, recipe.seed)
