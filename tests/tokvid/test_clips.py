@@ -23,6 +23,7 @@ from tokvid.data.clips import (
     SpriteDataConfig,
     materialise,
     open_clips,
+    open_splits,
 )
 from tokvid.data.folder_scan import scan_folder
 from tokvid.data.sprites import parse_caption
@@ -262,6 +263,61 @@ def test_a_single_video_is_split_by_time_with_a_gap(
     assert first_levels(loaded[1].frames) == [n * T % 45 for n in range(windows - held_out, windows)]
     if windows >= 3 and share < 0.9:
         assert train + held_out < windows
+
+
+# --- folders that are splits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", ["held_out", "validation", "val", "test"])
+def test_folders_named_after_the_splits_are_the_splits(tmp_path: Path, other: str) -> None:
+    for name in ("train/a.mp4", "train/more/b.mp4", f"{other}/c.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        video(tmp_path / name, num_frames=2 * T)
+        (tmp_path / name).with_suffix(".txt").write_text(f"caption of {name}")
+    train, held_out = (materialise(source) for source in open_splits(config(tmp_path)))
+    assert {name.partition("#")[0] for name in train.names} == {"train/a.mp4", "train/more/b.mp4"}
+    assert [name.partition("#")[0] for name in held_out.names] == [f"{other}/c.mp4"] * 2
+    assert held_out.captions == [f"caption of {other}/c.mp4"] * 2
+
+
+def test_the_name_of_a_split_is_no_caption_but_class_folders_in_it_are(tmp_path: Path) -> None:
+    for name in ("train/a.mp4", "held_out/b.mp4"):
+        (tmp_path / "bare" / name).parent.mkdir(parents=True)
+        video(tmp_path / "bare" / name)
+    assert scan_folder(tmp_path / "bare").rule == "none"
+    for name in ("train/dogs/a.mp4", "train/cats/b.mp4", "held_out/dogs/c.mp4"):
+        (tmp_path / "classes" / name).parent.mkdir(parents=True)
+        video(tmp_path / "classes" / name)
+    scan = scan_folder(tmp_path / "classes")
+    assert [(v.caption, v.split) for v in scan.videos] == [("dogs", "held_out"), ("cats", "train"), ("dogs", "train")]
+
+
+def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
+    for name in ("train/a.mp4", "bus/b.mp4", "test/c.mp4"):
+        (tmp_path / name).parent.mkdir()
+        video(tmp_path / name)
+    scan = scan_folder(tmp_path)
+    assert [(v.caption, v.split) for v in scan.videos] == [("bus", None), ("test", None), ("train", None)]
+
+
+def test_both_splits_at_once_are_those_opened_one_by_one_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(12):
+        video(tmp_path / f"{number}.mp4", num_frames=2 * T)
+    for number in range(8):
+        (tmp_path / f"broken{number}.mp4").write_bytes(b"x")
+    with caplog.at_level(logging.WARNING):
+        both = open_splits(config(tmp_path))
+    assert [record.message.startswith("skipped broken") for record in caplog.records].count(True) == 5
+    assert "skipped 8 of 20 videos in all" in caplog.text
+    for source, split in zip(both, ("train", "held_out"), strict=True):
+        alone = open_clips(config(tmp_path), split)  # type: ignore[arg-type]
+        loaded, expected = materialise(source), materialise(alone)
+        assert loaded.names == expected.names and np.array_equal(loaded.frames, expected.frames)
+        assert isinstance(source, FolderClips) and source.num_videos * 2 == len(source)
+    sprites = SpriteDataConfig(train_clips=3, held_out_clips=2)
+    assert [len(source) for source in open_splits(sprites)] == [3, 2]
 
 
 # --- what is left out is said ---------------------------------------------------------------------------------------

@@ -1,25 +1,70 @@
-"""Loading the clips of a recipe for a verb: with a bar, and with what was skipped named on stderr."""
+"""Loading the clips of a recipe for a verb: with a bar, and with what they are told on stderr."""
 
 from __future__ import annotations
 
 import sys
 
 from tokvid.cli.progress import counted
-from tokvid.data.clips import ClipArray, DataConfig, Split, materialise, open_clips
+from tokvid.data.clips import ClipArray, ClipSource, DataConfig, FolderClips, materialise, open_splits
+from tokvid.data.near_copies import near_copies
+from tokvid.errors import DataError
 
-_NAMED = 5  # of the skipped clips; the rest is counted
+_CAPTIONS = {
+    "metadata": "from metadata.jsonl",
+    "text": "from text files",
+    "folders": "the names of the folders",
+    "none": "none",
+}
 
 
 def load_splits(config: DataConfig) -> tuple[ClipArray, ClipArray]:
-    """Training and held-out clips in memory. stdout is left to the verb's own result."""
-    return _load(config, "train"), _load(config, "held_out")
+    """Training and held-out clips in memory. stdout is left to the verb's own result.
+
+    What is skipped is logged by the source. :class:`DataError` where nothing can be held out.
+    """
+    sources = open_splits(config)
+    tell(*sources)
+    clips, held_out = _load(sources[0], "train"), _load(sources[1], "held_out")
+    if isinstance(sources[0], FolderClips):
+        warn_of_copies(clips, held_out)
+    return clips, held_out
 
 
-def _load(config: DataConfig, split: Split) -> ClipArray:
+def tell(train: ClipSource, held_out: ClipSource) -> None:
+    """Say how many clips a folder gave for what; :class:`DataError` where one split has none."""
+    if not isinstance(train, FolderClips) or not isinstance(held_out, FolderClips):
+        return
+    shape = f"{train.num_frames} frames of {train.size[1]}x{train.size[0]} at {train.fps:g} fps"
+    for source, purpose in ((train, "to train on"), (held_out, "to hold out")):
+        if not len(source):
+            raise DataError(
+                f"{train.config.path}: no clip is left {purpose} (a clip has {shape}): there must be one to train on"
+                " and one to hold out; add videos"
+            )
+    print(
+        f"to train on: {_counts(train)}; held out: {_counts(held_out)}; a clip: {shape};"
+        f" captions: {_CAPTIONS[train.caption_rule]}",
+        file=sys.stderr,
+    )
+
+
+def warn_of_copies(train: ClipArray, held_out: ClipArray) -> None:
+    """Say on stderr when held-out clips show almost the same pictures as training clips."""
+    copies = int(near_copies(train.frames, held_out.frames).sum())
+    if copies:
+        print(
+            f"{copies} of {len(held_out)} held-out clips look almost like clips to train on (pieces of one film?): the"
+            " held-out figures are better than new videos would give; put the videos into folders named train and"
+            " held_out to say what is held out",
+            file=sys.stderr,
+        )
+
+
+def _counts(source: FolderClips) -> str:
+    clips, videos = len(source), source.num_videos
+    return f"{clips} clip{'s' * (clips != 1)} of {videos} video{'s' * (videos != 1)}"
+
+
+def _load(source: ClipSource, split: str) -> ClipArray:
     with counted(f"{split} clips") as progress:
-        clips = materialise(open_clips(config, split), progress=progress)
-    if clips.skipped:
-        names = ", ".join(name for name, _ in clips.skipped[:_NAMED])
-        more = ", ..." if len(clips.skipped) > _NAMED else ""
-        print(f"{len(clips.skipped)} skipped in {split}: {names}{more}", file=sys.stderr)
-    return clips
+        return materialise(source, progress=progress)

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from tokvid.config_checks import at_least, is_share
 from tokvid.data.clip import Clip
 from tokvid.data.clip_source import ClipSource, Skipped, in_order
-from tokvid.data.folder_clips import FolderClips, FolderDataConfig, Split
+from tokvid.data.folder_clips import FolderClips, FolderDataConfig
+from tokvid.data.folder_scan import Split
 from tokvid.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "SpriteDataConfig",
     "materialise",
     "open_clips",
+    "open_splits",
 ]
 
 _BATCH = 32  # sprite clips drawn at once
@@ -105,6 +107,13 @@ def open_clips(config: DataConfig, split: Split) -> ClipSource:
     if split not in get_args(Split):
         raise DataError(f"no split is called {split!r}: {did_you_mean(str(split), get_args(Split))}")
     return SpriteClips(config, split) if isinstance(config, SpriteDataConfig) else FolderClips(config, split)
+
+
+def open_splits(config: DataConfig) -> tuple[ClipSource, ClipSource]:
+    """Open both splits, ``train`` and ``held_out``: for a folder in half the time of two :func:`open_clips`."""
+    if isinstance(config, FolderDataConfig):
+        return FolderClips.open_splits(config)
+    return SpriteClips(config, "train"), SpriteClips(config, "held_out")
 
 
 @dataclass(kw_only=True)

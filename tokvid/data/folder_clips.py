@@ -1,10 +1,11 @@
 """Clips cut from the videos of a folder: non-overlapping windows, split by video into train and held out.
 
-Long videos are cut into windows of ``num_frames`` at ``fps``, one clip a window, all with the video's caption. A video
-belongs to one split by a hash of its relative path, so adding videos never moves another one (except where a split
-would be empty: then the video nearest to it is moved). A single video is split by time: its end is held out, and a
-window between is left out where there are three or more. Which captions count is told in
-:mod:`tokvid.data.folder_scan`. Nothing here resizes or decodes: :mod:`tokvid.video` does.
+Long videos are cut into windows of ``num_frames`` at ``fps``, one clip a window, all with the video's caption. Folders
+named ``train`` and ``held_out`` are the splits. Without them a video belongs to one split by a hash of its relative
+path, so adding videos never moves another one (except where a split would be empty: then the video nearest to it is
+moved). A single video is split by time: its end is held out, and a window between is left out where there are three or
+more. Which captions count is told in :mod:`tokvid.data.folder_scan`. Nothing here resizes or decodes:
+:mod:`tokvid.video` does.
 """
 
 from __future__ import annotations
@@ -16,20 +17,19 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
 from tokvid.config_checks import at_least
 from tokvid.data.clip import Clip
 from tokvid.data.clip_source import ClipSource, Skipped, in_order
-from tokvid.data.folder_scan import CaptionedVideo, CaptionRule, name_some, scan_folder
+from tokvid.data.folder_scan import CaptionedVideo, CaptionRule, FolderScan, Split, name_some, scan_folder
 from tokvid.errors import ConfigError, DataError, VideoError
 from tokvid.video import count_frames, iter_video, probe_video, read_video
 
-Split = Literal["train", "held_out"]
-
 _LOG = logging.getLogger(__name__)
+_NAMED = 5  # skipped videos that are told with their reasons; the rest is counted
 _RUN = 16  # windows decoded in one pass at most, which bounds what a worker holds
 
 
@@ -37,8 +37,9 @@ _RUN = 16  # windows decoded in one pass at most, which bounds what a worker hol
 class FolderDataConfig:
     """Clips of ``num_frames`` at ``fps``, resized and cut to ``size`` (H, W), from the videos under ``path``.
 
-    ``held_out_share`` of the videos is kept for evaluation. ``clips_per_video`` takes at most so many windows of a
-    video, spread evenly over it; None takes all. ``captions`` chooses a rule of :mod:`tokvid.data.folder_scan`.
+    ``held_out_share`` of the videos is kept for evaluation, where no folders say which. ``clips_per_video`` takes at
+    most so many windows of a video, spread evenly over it; None takes all. ``captions`` chooses a rule of
+    :mod:`tokvid.data.folder_scan`.
     """
 
     kind: Literal["folder"] = "folder"
@@ -71,25 +72,34 @@ class _Window:
     name: str
 
 
+@dataclass(frozen=True)
+class _Folder:
+    """A folder that was looked into: its videos, the windows of every usable one, and the videos that gave none."""
+
+    scan: FolderScan
+    by_video: list[list[_Window]]
+    skipped: tuple[Skipped, ...]
+
+
 class FolderClips(ClipSource):
     """The clips of one split of a folder; opening it looks into every video once, without decoding it all."""
 
-    def __init__(self, config: FolderDataConfig, split: Split) -> None:
+    def __init__(self, config: FolderDataConfig, split: Split, *, folder: _Folder | None = None) -> None:
+        folder = _look_into(config) if folder is None else folder
         self.config, self.split = config, split
         self.size, self.num_frames, self.fps = config.size, config.num_frames, config.fps
         self.name = f"{Path(config.path).resolve().name}/{split}"
-        scan = scan_folder(Path(config.path), config.captions)
-        self.caption_rule = scan.rule
-        self.without_caption = tuple(video.name for video in scan.videos if not video.caption)
-        by_video, self._skipped = _cut(scan.videos, config)
-        self._windows = _choose_split(by_video, split, config.held_out_share)
-        self._say(len(scan.videos))
-        if not by_video:
-            first = self._skipped[0]
-            raise DataError(
-                f"{config.path}: none of its {len(scan.videos)} videos gives a clip of {config.num_frames} frames"
-                f" at {config.fps:g} fps; the first: {first.name}: {first.reason}"
-            )
+        self.caption_rule = folder.scan.rule
+        self.without_caption = tuple(video.name for video in folder.scan.videos if not video.caption)
+        self._skipped = folder.skipped
+        self._windows = _choose_split(folder.by_video, split, config.held_out_share)
+        self.num_videos = len({window.video.name for window in self._windows})
+
+    @classmethod
+    def open_splits(cls, config: FolderDataConfig) -> tuple[Self, Self]:
+        """Train and held out, looking into every video once for both."""
+        folder = _look_into(config)
+        return cls(config, "train", folder=folder), cls(config, "held_out", folder=folder)
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -137,20 +147,25 @@ class FolderClips(ClipSource):
             results += [Skipped(window.name, str(error)) for window in run[len(results) :]]
         return results
 
-    def _say(self, num_videos: int) -> None:
-        """Log what was left out and what has no caption, by name."""
-        folder = self.config.path
-        for skipped in self._skipped:
-            _LOG.warning("skipped %s in %s: %s", skipped.name, folder, skipped.reason)
-        if self.without_caption:
-            _LOG.warning(
-                "%d of %d videos in %s have no caption: %s",
-                len(self.without_caption),
-                num_videos,
-                folder,
-                name_some(self.without_caption),
-            )
-        _LOG.info("%s: %d clips (captions: %s)", self.name, len(self._windows), self.caption_rule)
+
+def _look_into(config: FolderDataConfig) -> _Folder:
+    """Find the videos and their windows; log what was left out or has no caption. An error where nothing is left."""
+    scan = scan_folder(Path(config.path), config.captions)
+    by_video, skipped = _cut(scan.videos, config)
+    if not by_video:
+        first = skipped[0]
+        raise DataError(
+            f"{config.path}: none of its {len(scan.videos)} videos gives a clip of {config.num_frames} frames"
+            f" at {config.fps:g} fps; the first: {first.name}: {first.reason}"
+        )
+    for item in skipped[:_NAMED]:
+        _LOG.warning("skipped %s: %s", item.name, item.reason)
+    if len(skipped) > _NAMED:
+        _LOG.warning("skipped %d of %d videos in all", len(skipped), len(scan.videos))
+    mute = [video.name for video in scan.videos if not video.caption]
+    if mute:
+        _LOG.warning("%d of %d videos have no caption: %s", len(mute), len(scan.videos), name_some(mute))
+    return _Folder(scan, by_video, skipped)
 
 
 def _cut(videos: Sequence[CaptionedVideo], config: FolderDataConfig) -> tuple[list[list[_Window]], tuple[Skipped, ...]]:
@@ -176,6 +191,8 @@ def _cut(videos: Sequence[CaptionedVideo], config: FolderDataConfig) -> tuple[li
 
 
 def _choose_split(by_video: Sequence[list[_Window]], split: Split, share: float) -> list[_Window]:
+    if by_video[0][0].video.split is not None:
+        return [window for windows in by_video for window in windows if window.video.split == split]
     if len(by_video) == 1:
         return _split_by_time(by_video[0], split, share)
     ranked = sorted(by_video, key=lambda windows: _hash_share(windows[0].video.name))

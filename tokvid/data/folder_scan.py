@@ -1,4 +1,4 @@
-"""Which videos lie in a folder, and what captions they have. It opens no video.
+"""Which videos lie in a folder, what captions they have, and which split they were put in. It opens no video.
 
 Where the captions come from (``captions="auto"``, the first rule that fits):
 
@@ -6,13 +6,16 @@ Where the captions come from (``captions="auto"``, the first rule that fits):
    video, ``file_name`` relative to the folder of the jsonl. A line that names a missing file is an error.
 2. Text files: ``name.txt`` beside ``name.mp4``. Every .txt is taken for a caption, so one without a video is an
    error (README, LICENSE and the like are left alone).
-3. Class folders: no video lies in the folder itself, and at least two different folders below hold videos. The
-   caption is the name of the folder a video lies in, as it is written.
+3. Class folders: no video lies in the folder itself (nor in the folder of a split), and at least two folders of
+   different names below hold videos. The caption is the name of the folder a video lies in, as it is written.
 4. Otherwise there are no captions.
 
 Both a jsonl and matching text files are an error, because either might be meant. Setting ``captions`` to
 ``"metadata"``, ``"text"``, ``"folders"`` or ``"none"`` chooses a rule; the files of the other rules are then left
 alone. Hidden files and folders (a leading dot) are never looked at.
+
+Where every video lies below ``train`` or below ``held_out`` (or ``validation``, ``val``, ``test``), and both hold some,
+these folders are the splits, and their names are no captions.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import Any, Literal
 from tokvid.errors import DataError
 
 CaptionRule = Literal["auto", "metadata", "text", "folders", "none"]
+Split = Literal["train", "held_out"]
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -53,16 +57,27 @@ VIDEO_SUFFIXES = frozenset(
 )
 _TABLE = "metadata.jsonl"
 _DOCUMENTS = frozenset(["readme", "license", "licence", "notice", "copying", "changelog", "authors", "credits"])
+_SPLITS: dict[str, Split] = {
+    "train": "train",
+    "held_out": "held_out",
+    "validation": "held_out",
+    "val": "held_out",
+    "test": "held_out",
+}
 _NAMED = 5  # so many names in a message, then a count
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionedVideo:
-    """A video file; ``name`` is its path relative to the folder, with forward slashes; ``caption`` may be empty."""
+    """A video file; ``name`` is its path relative to the folder, with forward slashes; ``caption`` may be empty.
+
+    ``split`` is that of its folder, or None where no folders are splits.
+    """
 
     path: Path
     name: str
     caption: str
+    split: Split | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +98,8 @@ def scan_folder(folder: Path, captions: CaptionRule = "auto") -> FolderScan:
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
     tables = [path for path in files if path.name == _TABLE]
     texts = [path for path in files if path.suffix.lower() == ".txt" and path.stem.lower() not in _DOCUMENTS]
-    rule = _choose_rule(folder, videos, tables, texts) if captions == "auto" else captions
+    no_class = {folder, *(folder / name for name in _SPLITS if _splits(folder, videos))}
+    rule = _choose_rule(folder, videos, tables, texts, no_class) if captions == "auto" else captions
     if rule == "metadata":
         if not tables:
             raise DataError(f"{folder}: holds no {_TABLE}; write one, or choose other captions than 'metadata'")
@@ -91,16 +107,22 @@ def scan_folder(folder: Path, captions: CaptionRule = "auto") -> FolderScan:
     elif rule == "text":
         found = _from_texts(folder, videos, texts)
     elif rule == "folders":
-        found = {path: path.parent.name for path in videos if path.parent != folder}
+        found = {path: path.parent.name for path in videos if path.parent not in no_class}
     else:
         found = {}
     paths = sorted({*videos, *found})
     if not paths:
         raise DataError(f"{folder}: holds no video (of {', '.join(sorted(VIDEO_SUFFIXES))}); name a folder with some")
+    splits = _splits(folder, paths)
     return FolderScan(
         rule=rule,
         videos=tuple(
-            CaptionedVideo(path=path, name=path.relative_to(folder).as_posix(), caption=found.get(path, ""))
+            CaptionedVideo(
+                path=path,
+                name=path.relative_to(folder).as_posix(),
+                caption=found.get(path, ""),
+                split=splits.get(path),
+            )
             for path in paths
         ),
     )
@@ -116,7 +138,16 @@ def _hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _choose_rule(folder: Path, videos: list[Path], tables: list[Path], texts: list[Path]) -> CaptionRule:
+def _splits(folder: Path, videos: Sequence[Path]) -> dict[Path, Split]:
+    """The split of every video, or nothing where the folders are not those of splits."""
+    found = {path: _SPLITS.get(path.relative_to(folder).parts[0]) for path in videos}
+    splits = {path: split for path, split in found.items() if split is not None}
+    return splits if len(splits) == len(videos) and len(set(splits.values())) == 2 else {}
+
+
+def _choose_rule(
+    folder: Path, videos: list[Path], tables: list[Path], texts: list[Path], no_class: set[Path]
+) -> CaptionRule:
     stems = {path.with_suffix("") for path in videos}
     if tables:
         beside = [_relative(path, folder) for path in texts if path.with_suffix("") in stems]
@@ -129,7 +160,7 @@ def _choose_rule(folder: Path, videos: list[Path], tables: list[Path], texts: li
     if texts:
         return "text"
     classes = {path.parent for path in videos}
-    return "folders" if folder not in classes and len({path.name for path in classes}) > 1 else "none"
+    return "folders" if not no_class & classes and len({path.name for path in classes}) > 1 else "none"
 
 
 def _from_texts(folder: Path, videos: list[Path], texts: list[Path]) -> dict[Path, str]:
