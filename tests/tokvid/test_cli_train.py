@@ -13,6 +13,8 @@ import yaml
 
 from tests.tokvid.tiny_recipes import CODEC, DATA, MODEL, TRAINING
 from tokvid.cli import main as command
+from tokvid.data.sprites import SpriteWorld, SpriteWorldConfig
+from tokvid.data.sprites.export import write_folder
 
 RIGHT = {"share", "interval_95", "right", "count"}
 
@@ -96,3 +98,21 @@ def test_more_clips_than_are_held_out_are_refused_before_anything_is_done(
     refused = "evaluation.clips asks for 5 held-out captions, data.held_out_clips has 4: lower one or raise the other"
     assert said.err == f"error: {refused}\n"
     assert said.out == "" and not (place / "never").exists()
+
+
+def test_a_folder_of_videos_has_no_oracle_so_nothing_is_drawn(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = tmp_path / "videos"
+    write_folder(SpriteWorld(SpriteWorldConfig(size=(16, 16), num_frames=5)), videos, "train", 8)
+    data = {"kind": "folder", "path": str(videos), "size": [16, 16], "num_frames": 5}
+    path = lm_recipe(place, codec="preset:tiny", data=data, output=str(tmp_path / "lm"), evaluation={"clips": 99})
+    assert command.main(["train", str(path)]) == 0
+    said = capsys.readouterr()
+    assert set(json.loads(said.out)) == {
+        "model",
+        "validation_nats_per_code",
+        "unigram_nats_per_code",
+        "share_below_unigram",
+    }
+    assert "to train on: " in said.err

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tokvid.atomic import write_text
-from tokvid.cli.clips import load_splits
+from tokvid.cli.clips import load_splits, tell
 from tokvid.cli.judging import generate, judge_reconstructions
 from tokvid.cli.progress import counted
-from tokvid.data.clips import SpriteDataConfig, open_clips
+from tokvid.data.clips import SpriteDataConfig, open_splits
 from tokvid.errors import ConfigError, did_you_mean
 from tokvid.processes import is_main_process
 from tokvid.provenance import provenance
@@ -67,7 +67,9 @@ def _lm(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
 
     recipe = from_mapping(LMRecipe, data)
     # Not loaded: a language model learns from codes, and frames are needed only until they are encoded.
-    clips, held_out = open_clips(recipe.data, "train"), open_clips(recipe.data, "held_out")
+    clips, held_out = open_splits(recipe.data)
+    if is_main_process():
+        tell(clips, held_out)
     with counted("encoding") as progress:
         trained = train_lm(recipe, clips, held_out, resume=resume, progress=progress)
     figures: dict[str, Any] = trained.losses.figures()
