@@ -39,14 +39,11 @@ def _page(demo: Demo, seconds: dict[str, float]) -> Report:
         "Generated from captions",
         "Captions of held-out clips, drawn by the language model. The verdict is the oracle's, from the pictures alone."
         if demo.generation.judged is not None
-        else "Captions of held-out clips, drawn by the language model.",
+        else "Drawn by the language model: captions of training clips, which it may remember, and new captions.",
     )
     report.cards(_generated_cards(demo, fps))
     report.section("Reconstructions", "Held-out clips on the left, what is left of them after the codec on the right.")
-    pictures = demo.codec.reconstructions.pictures[:RECONSTRUCTIONS]
-    pairs = zip(demo.held_out.frames[:RECONSTRUCTIONS], pictures, strict=True)
-    captions = demo.held_out.captions
-    report.cards([Card(uri=animated(side_by_side(*p), fps), caption=c) for p, c in zip(pairs, captions, strict=False)])
+    report.cards(_reconstruction_cards(demo, fps))
     report.section("Training")
     codec_log, lm_log = (read_log(demo.output / name / "log.jsonl") for name in ("codec", "lm"))
     report.plots(codec_curve(codec_log), language_model_curve(lm_log), usage_plot(demo.code_counts))
@@ -54,6 +51,18 @@ def _page(demo: Demo, seconds: dict[str, float]) -> Report:
     report.table(("stage", "seconds"), [(name, round(value, 1)) for name, value in seconds.items()])
     report.facts(demo.facts, "Versions, seeds and figures")
     return report
+
+
+def _reconstruction_cards(demo: Demo, fps: float) -> list[Card]:
+    """Held-out clips, spread evenly: in a folder of films neighbours are alike."""
+    held_out, decoded = demo.held_out, demo.codec.reconstructions.pictures
+    taken = min(RECONSTRUCTIONS, len(held_out))
+    return [
+        Card(
+            uri=animated(side_by_side(held_out.frames[number], decoded[number]), fps), caption=held_out.captions[number]
+        )
+        for number in (position * len(held_out) // taken for position in range(taken))
+    ]
 
 
 def _generated_cards(demo: Demo, fps: float) -> list[Card]:
@@ -65,7 +74,7 @@ def _generated_cards(demo: Demo, fps: float) -> list[Card]:
                 uri=animated(clip, fps),
                 caption=demo.generation.prompts[number],
                 verdict=None if judged is None else judged.right,
-                detail="" if judged is None else f"seen: {judged.seen}",
+                detail=demo.generation.notes[number] if judged is None else f"seen: {judged.seen}",
             )
         )
     return cards
@@ -98,7 +107,9 @@ def _sheet(demo: Demo) -> Path:
     shown = np.linspace(0, clips.shape[1] - 1, min(SHEET_FRAMES, clips.shape[1])).round().astype(int)
     scale = max(1, 96 // clips.shape[2])
     with atomic_path(path) as beside:
-        picture = contact_sheet([clip[shown] for clip in clips], demo.generation.prompts[:SHEET_CLIPS], scale=scale)
+        words = zip(demo.generation.prompts, demo.generation.notes, strict=True)
+        labels = [f"{prompt} ({note})" if note else prompt for prompt, note in words][:SHEET_CLIPS]
+        picture = contact_sheet([clip[shown] for clip in clips], labels, scale=scale)
         Image.fromarray(picture).save(beside, "PNG")
     return path
 

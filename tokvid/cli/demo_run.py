@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokvid.atomic import remove_folder, write_text
 from tokvid.cli.clips import load_splits
-from tokvid.cli.judging import Generation, generate, judge_reconstructions
+from tokvid.cli.judging import Generation, generate, judge_reconstructions, prompts_to_show
 from tokvid.cli.progress import counted
 from tokvid.cli.stages import Stages
 from tokvid.config import to_mapping
@@ -106,7 +106,8 @@ def make_demo(codec_recipe: CodecRecipe, lm_recipe: LMRecipe, output: Path, stag
     with stages("train the language model"), counted("encoding") as progress:
         lm = train_lm(lm_recipe, clips, held_out, codec=codec.codec, resume=True, progress=progress)
     with stages("generate and judge" if has_oracle else "generate"):
-        generation = generate(lm, lm_recipe, clips=None if has_oracle else UNJUDGED_CLIPS)
+        show = None if has_oracle else prompts_to_show(clips.captions, held_out.captions, UNJUDGED_CLIPS)
+        generation = generate(lm, lm_recipe, show=show)
     facts = {
         "codec": codec_facts,
         "language_model": {**lm.losses.figures(), **generation.figures},

@@ -1,6 +1,7 @@
 """Drawing from held-out captions and letting the oracle judge: the same for the demo and for ``tokvid train``.
 
-Only the sprite world has an oracle; clips of other data are drawn where somebody wants to look at them, and not judged.
+Only the sprite world has an oracle; clips of other data are drawn where somebody wants to look at them, and not judged:
+:func:`prompts_to_show` chooses their captions.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Pictures = npt.NDArray[np.uint8]
 # Reconstructions that are judged at most: enough for an interval of a few percent, and a few seconds.
 MOST_RECONSTRUCTIONS = 256
+TRAINED, NEW = "a caption of training clips", "a new caption"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +37,24 @@ class JudgedClip:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """Clips uint8 ``[N,T,H,W,3]`` drawn from ``prompts``; with an oracle, its verdicts and the counts."""
+    """Clips uint8 ``[N,T,H,W,3]`` drawn from ``prompts``; with an oracle, its verdicts and the counts.
+
+    ``notes``: something to say of each clip, or nothing.
+    """
 
     prompts: list[str]
     clips: Pictures
     judged: list[JudgedClip] | None
     figures: dict[str, Any]
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A caption to draw from, and whether a model was trained on it (``note``)."""
+
+    caption: str
+    note: str
 
 
 def make_oracle(config: DataConfig) -> Oracle | None:
@@ -67,12 +81,39 @@ def judge_reconstructions(config: DataConfig, captions: Sequence[str], pictures:
     return {"sprite": judged.proportions["sprite"].figures()}
 
 
-def generate(trained: TrainedLM, recipe: LMRecipe, *, clips: int | None = None) -> Generation:
-    """Draw ``clips`` clips from held-out captions (default: what the recipe asks for) and let an oracle judge them."""
+def prompts_to_show(train: Sequence[str], held_out: Sequence[str], count: int) -> list[Prompt]:
+    """``count`` captions to look at, of clips that nobody counts: new ones and those of training clips by turns.
+
+    Different captions as far as there are, spread over each split (neighbours in a folder are alike), and then the
+    same once more. Empty captions are left out; one of ``train`` must not be empty.
+    """
+    trained = list(dict.fromkeys(caption for caption in train if caption))
+    new = list(dict.fromkeys(caption for caption in held_out if caption and caption not in trained))
+    new = _spread(new, max(count // 2, count - len(trained)))
+    trained = _spread(trained, count - len(new))
+    chosen: list[Prompt] = []
+    for position in range(max(len(new), len(trained))):
+        chosen += [Prompt(caption=caption, note=NEW) for caption in new[position : position + 1]]
+        chosen += [Prompt(caption=caption, note=TRAINED) for caption in trained[position : position + 1]]
+    return [chosen[number % len(chosen)] for number in range(count)]
+
+
+def _spread(captions: list[str], count: int) -> list[str]:
+    """At most ``count`` of them in their order, evenly out of all."""
+    taken = min(count, len(captions))
+    return [captions[number * len(captions) // taken] for number in range(taken)]
+
+
+def generate(trained: TrainedLM, recipe: LMRecipe, *, show: Sequence[Prompt] | None = None) -> Generation:
+    """Draw clips from as many held-out captions as the recipe asks for, or from those to ``show``.
+
+    Where the recipe's data has an oracle, it judges them.
+    """
     from tokvid_lm.evaluation import draw_clips
 
     config, held_out = recipe.evaluation, trained.held_out
-    prompts = list(held_out.captions[: config.clips if clips is None else clips])
+    prompts = list(held_out.captions[: config.clips]) if show is None else [prompt.caption for prompt in show]
+    notes = [""] * len(prompts) if show is None else [prompt.note for prompt in show]
     with counted("drawing") as progress:
         drawn = draw_clips(
             trained.lm,
@@ -96,4 +137,4 @@ def generate(trained: TrainedLM, recipe: LMRecipe, *, clips: int | None = None) 
             JudgedClip(right=verdict.all, seen=describe(sight))
             for verdict, sight in zip(verdicts.verdicts, verdicts.sights, strict=True)
         ]
-    return Generation(prompts=prompts, clips=drawn.frames, judged=judged, figures=figures)
+    return Generation(prompts=prompts, clips=drawn.frames, judged=judged, figures=figures, notes=notes)
