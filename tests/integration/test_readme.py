@@ -124,7 +124,7 @@ def test_the_yaml_fits_the_recipes() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for path in (ROOT / "README.md", ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"):
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"):
         targets = re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8"))
         missing = [t for t in targets if not t.startswith("https://") and not (path.parent / t).exists()]
         assert missing == [], path.name
