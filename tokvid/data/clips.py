@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from tokvid.config_checks import at_least, is_share
+from tokvid.config_checks import at_least
 from tokvid.data.clip import Clip
 from tokvid.data.clip_source import ClipSource, Skipped, in_order
 from tokvid.data.folder_clips import FolderClips, FolderDataConfig
@@ -44,11 +44,7 @@ _BATCH = 32  # sprite clips drawn at once
 
 @dataclass(frozen=True, kw_only=True)
 class SpriteDataConfig:
-    """So many clips of the sprite world a split, each ``num_frames`` frames of ``size`` (H, W) at ``fps``.
-
-    ``two_sprite_share`` of them show two sprites; of the train split ``train_two_sprite_share``, if that is given: what
-    is hard to learn may be shown more often than it is asked for.
-    """
+    """So many clips of the sprite world a split, each ``num_frames`` frames of ``size`` (H, W) at ``fps``."""
 
     kind: Literal["sprites"] = "sprites"
     size: tuple[int, int] = (32, 32)
@@ -58,15 +54,12 @@ class SpriteDataConfig:
     held_out_clips: int = 256
     seed: int = 0
     two_sprite_share: float = 0.2
-    train_two_sprite_share: float | None = None
 
     def __post_init__(self) -> None:
         at_least(self, 1, "train_clips", "held_out_clips")
         if not math.isfinite(self.fps):
             raise ConfigError(f"fps must be a positive number, got {self.fps}")
-        if self.train_two_sprite_share is not None:
-            is_share(self, "train_two_sprite_share")
-        _world(self, "held_out")  # it checks the rest
+        _world(self)  # it checks the rest
 
 
 DataConfig = SpriteDataConfig | FolderDataConfig
@@ -79,7 +72,7 @@ class SpriteClips(ClipSource):
         self.config, self.split = config, split
         self.size, self.num_frames, self.fps = config.size, config.num_frames, config.fps
         self.name = f"sprites/{split}"
-        self._world = _world(config, split)
+        self._world = _world(config)
 
     def __len__(self) -> int:
         return self.config.train_clips if self.split == "train" else self.config.held_out_clips
@@ -161,18 +154,15 @@ def materialise(
     return ClipArray(frames=frames[: len(captions)], fps=source.fps, captions=captions, names=names, skipped=skipped)
 
 
-def _world(config: SpriteDataConfig, split: Split) -> SpriteWorld:
+def _world(config: SpriteDataConfig) -> SpriteWorld:
     from tokvid.data.sprites.world import SpriteWorld, SpriteWorldConfig
 
-    share = config.two_sprite_share
-    if split == "train" and config.train_two_sprite_share is not None:
-        share = config.train_two_sprite_share
     return SpriteWorld(
         SpriteWorldConfig(
             size=config.size,
             num_frames=config.num_frames,
             fps=config.fps,
-            two_sprite_share=share,
+            two_sprite_share=config.two_sprite_share,
             seed=config.seed,
         )
     )
