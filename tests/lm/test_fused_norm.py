@@ -10,7 +10,7 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from tokvid_lm.fused_norm import fused_norms, rms_norm
+from tokvid_lm.fused_norm import fused_norms
 
 
 def norm(kind: type[nn.Module] = LlamaRMSNorm, width: int = 24) -> nn.Module:
