@@ -5,6 +5,8 @@ They read fields of a dataclass by name, from its ``__post_init__``, and know no
 
 from __future__ import annotations
 
+import math
+
 from tokvid.errors import ConfigError
 
 
@@ -22,6 +24,14 @@ def positive(config: object, *names: str) -> None:
         value = getattr(config, name)
         if not value > 0:
             raise ConfigError(f"{name} must be positive, got {value}")
+
+
+def finite(config: object, *names: str) -> None:
+    """Each named field of ``config`` is a number, neither infinite nor NaN."""
+    for name in names:
+        value = getattr(config, name)
+        if not math.isfinite(value):
+            raise ConfigError(f"{name} must be finite, got {value}")
 
 
 def is_share(config: object, *names: str) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from tokvid.config_checks import at_least, positive
+from tokvid.config_checks import at_least, finite, positive
 from tokvid.errors import ConfigError
 from tokvid.muon import Muon, muon_groups
 
@@ -55,9 +55,7 @@ def _check_rates(config: MuonConfig | AdamWConfig, *names: str) -> None:
     """The named learning rates and the weight decay are possible numbers, and finite."""
     positive(config, *names)
     at_least(config, 0, "weight_decay")
-    for name in (*names, "weight_decay"):
-        if getattr(config, name) == float("inf"):
-            raise ConfigError(f"{name} must be finite, got inf")
+    finite(config, *names, "weight_decay")
 
 
 def _check_averages(name: str, *shares: float) -> None:

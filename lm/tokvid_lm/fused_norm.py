@@ -13,6 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+# Of the models that are trained from scratch; Gemma's, say, adds one to its weight.
+_NORMS = (LlamaRMSNorm, Qwen3RMSNorm)
 
 
 def rms_norm(features: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -29,19 +34,14 @@ def rms_norm(features: Tensor, weight: Tensor, eps: float) -> Tensor:
 @contextmanager
 def fused_norms(model: nn.Module) -> Iterator[None]:
     """Compute the RMSNorms that Llama and its kin have by :func:`rms_norm`; what they hold stays as it is."""
-    changed = [module for module in model.modules() if _is_rms_norm(module)]
+    changed = [module for module in model.modules() if isinstance(module, _NORMS)]
     for module in changed:
-        module.forward = partial(_forward, module)
+        module.forward = partial(_forward, module)  # type: ignore[method-assign]
     try:
         yield
     finally:
         for module in changed:
             del module.forward
-
-
-def _is_rms_norm(module: nn.Module) -> bool:
-    """By name and by what it holds. Gemma's, which adds one to its weight, holds ``eps`` in place of this."""
-    return type(module).__name__ in ("LlamaRMSNorm", "Qwen3RMSNorm") and hasattr(module, "variance_epsilon")
 
 
 def _forward(module: Any, hidden_states: Tensor) -> Tensor:

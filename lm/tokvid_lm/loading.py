@@ -6,7 +6,6 @@ parts raise, or fill what is missing with random numbers. Nothing here knows vid
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from tokvid.errors import CheckpointError, ModelError, TokvidError
+from tokvid.saved_json import read_mapping
 
 _LOG = logging.getLogger(__name__)
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -72,7 +72,7 @@ def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     For some model types (qwen2, phi3, ...) ``AutoTokenizer`` overrules the class that was saved, and the class of its
     choice may add a token of its own with the next free id: the id of our first code.
     """
-    saved_as = read_json(folder / _TOKENIZER_CONFIG).get("tokenizer_class")
+    saved_as = read_mapping(folder / _TOKENIZER_CONFIG, "VideoLM").get("tokenizer_class")
     if not isinstance(saved_as, str):
         raise CheckpointError(f"{folder / _TOKENIZER_CONFIG} names no tokenizer_class; save the model again")
     if saved_as in ("TokenizersBackend", "PreTrainedTokenizerFast"):
@@ -80,19 +80,6 @@ def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(str(folder))
         return tokenizer
     return load_tokenizer(folder)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a saved model that holds a mapping; raises :class:`CheckpointError` for any other."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: this is no whole VideoLM; save the model again") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON ({error}); save the model again") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds {type(data).__name__} where a mapping belongs; save the model again")
-    return data
 
 
 @contextmanager

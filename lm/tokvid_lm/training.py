@@ -39,6 +39,7 @@ from tokvid.grid import latent_frames
 from tokvid.optimizer import build_optimizer, warmup_then_linear
 from tokvid.processes import is_main_process
 from tokvid.runtime import computes_in_bf16, default_device, prepare
+from tokvid.saved_json import read_mapping
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
 from tokvid_lm import block_attention
@@ -336,9 +337,4 @@ def _checkpoint_to_resume(output: Path, facts: dict[str, Any]) -> Path | None:
 
 
 def _read_facts(checkpoint: Path) -> dict[str, Any]:
-    path = checkpoint / FACTS_FILE
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint} is no checkpoint of a language model: {error}") from error
-    return facts
+    return read_mapping(checkpoint / FACTS_FILE, "checkpoint of a language model")

@@ -20,10 +20,11 @@ from tokvid.config import from_mapping, to_mapping
 from tokvid.errors import CheckpointError, ConfigError, ModelError, did_you_mean
 from tokvid.grid import Grid
 from tokvid.hub import local_folder
+from tokvid.saved_json import read_mapping
 from tokvid_lm.extend import extend
 from tokvid_lm.grammar import Grammar
 from tokvid_lm.layout import RasterLayout
-from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer, read_json
+from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer
 from tokvid_lm.processor import VideoProcessor, codec_device
 from tokvid_lm.samplers.next_token import Sampling, check_context, sample_next_token
 from tokvid_lm.segments import Segment, TextSegment, VideoSegment
@@ -332,7 +333,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     path = folder / VIDEO_FILE
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: this folder holds no VideoLM; make one with VideoLM.extend")
-    facts = read_json(path)
+    facts = read_mapping(path, "VideoLM")
     version = facts.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path} has format_version {version!r}, this tokvid reads {FORMAT_VERSION}: update it")

@@ -174,6 +174,9 @@ def test_own_videos_train_too_and_an_interrupted_demo_goes_on(own_videos: Path, 
     assert not (tmp_path / "out" / "report.html").exists()
     (checkpoint,) = (tmp_path / "out" / "lm").glob("step-*")
     began = int(checkpoint.name.removeprefix("step-"))
+    stale = tmp_path / "out" / "generated" / "99.mp4"  # of an earlier demo that drew more
+    stale.parent.mkdir()
+    stale.touch()
     steps = int(re.findall(SHOWN, said)[0][1])
     assert 0 < began < steps
 
@@ -195,7 +198,7 @@ def test_own_videos_train_too_and_an_interrupted_demo_goes_on(own_videos: Path, 
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert any(caption in page for caption in captions)
     videos = sorted((tmp_path / "out" / "generated").iterdir())
-    assert videos and read_video(videos[0]).frames.shape == (17, 32, 32, 3)
+    assert videos and stale not in videos and read_video(videos[0]).frames.shape == (17, 32, 32, 3)
 
 
 def interrupt_when(wanted: Callable[[str], bool], *arguments: object, cwd: Path) -> tuple[int, str]:

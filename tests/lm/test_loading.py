@@ -84,7 +84,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no class of the text tokenizer": (holding("tokenizer_config.json", b"{}"), "names no tokenizer_class"),
     "a list for settings": (holding("tokenizer_config.json", b"[]"), "holds list where a mapping belongs"),
     "a list for video_lm.json": (holding("video_lm.json", b"[]"), "video_lm.json holds list where a mapping belongs"),
-    "no text in video_lm.json": (holding("video_lm.json", b"\xff"), "video_lm.json is no JSON"),
+    "no text in video_lm.json": (holding("video_lm.json", b"\xff"), "video_lm.json is not JSON"),
     "no vocabulary": (having("video_lm.json", vocabulary=None), "video_lm.json: vocabulary: expected a mapping"),
     "another vocabulary": (having("video_lm.json", vocabulary={"text_size": "x"}), "video_lm.json: 'vocabulary.text"),
     "a template that is no name": (having("video_lm.json", template=[]), "video_lm.json names no template but []"),

@@ -34,6 +34,13 @@ def weights(trained: TrainedLM) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in trained.lm.model.state_dict().items()}
 
 
+def assert_same_weights(one: VideoLM, other: VideoLM) -> None:
+    """Bit for bit."""
+    theirs = other.model.state_dict()
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
     """Do something while the loss of ``step`` is looked at."""
     plain = trainer_module.check_finite
@@ -71,8 +78,7 @@ def test_a_run_learns_logs_and_saves_a_model_that_loads_plain(whole: TrainedLM) 
     assert plain.config.use_cache and not whole.lm.model.training
     again = VideoLM.from_pretrained(whole.folder)
     assert again.sampling == whole.lm.sampling == Sampling(guidance_scale=1.5, temperature=0.8, top_k=50)
-    for name, tensor in weights(whole).items():
-        assert torch.equal(tensor, again.model.state_dict()[name])
+    assert_same_weights(whole.lm, again)
 
 
 def test_the_report_of_a_run_has_both_its_curves(whole: TrainedLM) -> None:
@@ -103,8 +109,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     said = capsys.readouterr()
     assert f"passed over {tmp_path / 'step-000006'}: it is torn" in said.err
     assert said.out == "", "stdout is the result's"
-    for name, tensor in weights(whole).items():
-        assert torch.equal(tensor, resumed.lm.model.state_dict()[name]), name
+    assert_same_weights(whole.lm, resumed.lm)
     assert resumed.losses == whole.losses
     with pytest.raises(CheckpointError, match="trained with another training"):
         train(recipe(tmp_path, batch_size=2), codec, resume=True)
@@ -121,8 +126,7 @@ def test_ctrl_c_saves_and_resumes_to_the_same_weights(
     assert signal.getsignal(signal.SIGINT) is before
     verify(tmp_path / "step-000005")
     resumed = train(recipe(tmp_path), codec, resume=True)
-    for name, tensor in weights(whole).items():
-        assert torch.equal(tensor, resumed.lm.model.state_dict()[name]), name
+    assert_same_weights(whole.lm, resumed.lm)
 
 
 def test_ctrl_c_in_the_last_step_stops_too_and_what_is_finished_is_not_trained_again(
@@ -136,8 +140,7 @@ def test_ctrl_c_in_the_last_step_stops_too_and_what_is_finished_is_not_trained_a
     resumed = train(recipe(tmp_path), codec, resume=True)
     assert (tmp_path / "log.jsonl").read_bytes() == log
     assert resumed.losses == whole.losses
-    for name, tensor in weights(whole).items():
-        assert torch.equal(tensor, resumed.lm.model.state_dict()[name]), name
+    assert_same_weights(whole.lm, resumed.lm)
 
 
 def test_a_checkpoint_is_safetensors_and_json_and_no_pickle_is_read(
@@ -154,8 +157,7 @@ def test_a_checkpoint_is_safetensors_and_json_and_no_pickle_is_read(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "load", unpickle)
         resumed = train(recipe(tmp_path), codec, resume=True)
-    for name, tensor in weights(whole).items():
-        assert torch.equal(tensor, resumed.lm.model.state_dict()[name]), name
+    assert_same_weights(whole.lm, resumed.lm)
 
 
 def test_a_run_that_draws_random_numbers_resumes_to_the_same_weights(
@@ -170,14 +172,13 @@ def test_a_run_that_draws_random_numbers_resumes_to_the_same_weights(
         return lm
 
     monkeypatch.setattr(training_module, "build_lm", with_dropout)
-    straight = weights(train(recipe(tmp_path / "straight"), codec))
-    assert any(not torch.equal(tensor, straight[name]) for name, tensor in weights(whole).items())
+    straight = train(recipe(tmp_path / "straight"), codec)
+    assert any(not torch.equal(tensor, weights(straight)[name]) for name, tensor in weights(whole).items())
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         at_step(patch, 5, lambda: signal.raise_signal(signal.SIGINT))
         train(recipe(tmp_path / "stopped"), codec)
-    resumed = weights(train(recipe(tmp_path / "stopped"), codec, resume=True))
-    for name, tensor in straight.items():
-        assert torch.equal(tensor, resumed[name]), name
+    resumed = train(recipe(tmp_path / "stopped"), codec, resume=True)
+    assert_same_weights(straight.lm, resumed.lm)
 
 
 def test_a_checkpoint_of_more_processes_is_refused(codec: VideoCodec, tmp_path: Path) -> None:

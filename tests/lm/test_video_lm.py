@@ -144,7 +144,7 @@ def test_broken_folders_say_what_is_wrong(video_lm: VideoLM, tmp_path: Path) -> 
         with pytest.raises((CheckpointError, ModelError), match=message):
             VideoLM.from_pretrained(folder)
     path.write_text("{")
-    with pytest.raises(CheckpointError, match="is no JSON"):
+    with pytest.raises(CheckpointError, match="is not JSON"):
         VideoLM.from_pretrained(folder)
     path.write_text(json.dumps(facts))
     load_codec("preset:tiny", seed=9).save_pretrained(folder / "codec")

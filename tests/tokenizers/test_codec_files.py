@@ -145,7 +145,7 @@ def truncate(folder: Path, size: int) -> None:
         (lambda f: (f / WEIGHTS_FILE).unlink(), CheckpointError, "model.safetensors is missing"),
         (lambda f: (f / CONFIG_FILE).write_text("{"), CheckpointError, "not JSON"),
         (lambda f: (f / CONFIG_FILE).write_bytes(b"\xff\xfe"), CheckpointError, "not JSON"),
-        (lambda f: (f / CONFIG_FILE).write_text("[]"), ConfigError, "expected a mapping"),
+        (lambda f: (f / CONFIG_FILE).write_text("[]"), CheckpointError, "holds list where a mapping belongs"),
         (lambda f: configure(f, channel=[8]), ConfigError, "'.*channel'.*did you mean 'channels'"),
         (lambda f: configure(f, channels=[16]), CheckpointError, "another shape"),
         (lambda f: configure(f, format_version=2), ConfigError, "reads codec format 1, got 2; update tokvid"),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 
 import pytest
 
 from tokvid.interruption import deferred_interrupt
-
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 
 
 def test_the_first_ctrl_c_is_remembered_and_the_second_stops_at_once() -> None:

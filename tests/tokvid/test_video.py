@@ -304,6 +304,21 @@ def test_a_lower_crf_is_nearer(tmp_path: Path) -> None:
     assert errors[0] < errors[1]
 
 
+@pytest.mark.parametrize("side", [32, 48])
+def test_the_same_pictures_give_the_same_file(tmp_path: Path, side: int) -> None:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (17, side, side, 3), dtype=np.uint8)
+    written = set()
+    for number in range(40):
+        # What the encoder takes for its own was in use before.
+        used = [np.full(int(size), 255, np.uint8) for size in rng.integers(1, 100_000, 20)]
+        del used
+        path = tmp_path / f"{number}.mp4"
+        write_video(path, Video(frames=pictures, fps=8.0))
+        written.add(path.read_bytes())
+    assert len(written) == 1
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     """The file size limit of the process stands in for a full disk: the kernel refuses the write in the same way."""
     path = tmp_path / "clip.mp4"

@@ -9,7 +9,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,6 +20,7 @@ from tokvid.config import from_mapping, identity, to_mapping
 from tokvid.errors import CheckpointError, ConfigError, ShapeError
 from tokvid.frames import check_frames
 from tokvid.grid import Grid, check_num_frames
+from tokvid.saved_json import read_mapping
 from tokvid_tokenizers.codec_config import CodecConfig, check_format
 from tokvid_tokenizers.decoder import Decoder
 from tokvid_tokenizers.encoder import Encoder
@@ -188,15 +188,9 @@ class VideoCodec(nn.Module):
 def read_config(folder: Path) -> CodecConfig:
     """The configuration in ``folder``; :class:`CheckpointError` if there is none."""
     path = folder / CONFIG_FILE
+    data = read_mapping(path, "codec")
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: this is no codec folder") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error})") from error
-    try:
-        if isinstance(data, dict):
-            check_format(data)
+        check_format(data)
         return from_mapping(CodecConfig, data)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

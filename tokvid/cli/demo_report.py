@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from tokvid.atomic import atomic_path
+from tokvid.atomic import atomic_folder, atomic_path
+from tokvid.data.clip_source import spread
 from tokvid.report.page import Card, Report
 from tokvid.report.pictures import animated, contact_sheet, side_by_side
 from tokvid.report.plots import line_plot, usage_plot
@@ -56,12 +57,11 @@ def _page(demo: Demo, seconds: dict[str, float]) -> Report:
 def _reconstruction_cards(demo: Demo, fps: float) -> list[Card]:
     """Held-out clips, spread evenly: in a folder of films neighbours are alike."""
     held_out, decoded = demo.held_out, demo.codec.reconstructions.pictures
-    taken = min(RECONSTRUCTIONS, len(held_out))
     return [
         Card(
             uri=animated(side_by_side(held_out.frames[number], decoded[number]), fps), caption=held_out.captions[number]
         )
-        for number in (position * len(held_out) // taken for position in range(taken))
+        for number in spread(len(held_out), RECONSTRUCTIONS)
     ]
 
 
@@ -116,7 +116,8 @@ def _sheet(demo: Demo) -> Path:
 
 def _videos(demo: Demo) -> Path:
     folder = demo.output / "generated"
-    for number, clip in enumerate(demo.generation.clips[:MP4_CLIPS]):
-        metadata = {"tokvid": json.dumps({"caption": demo.generation.prompts[number], **demo.facts["provenance"]})}
-        write_video(folder / f"{number:02d}.mp4", Video(frames=clip, fps=demo.held_out.fps), metadata=metadata)
+    with atomic_folder(folder) as beside:  # those of an earlier demo, which may be more, are gone
+        for number, clip in enumerate(demo.generation.clips[:MP4_CLIPS]):
+            metadata = {"tokvid": json.dumps({"caption": demo.generation.prompts[number], **demo.facts["provenance"]})}
+            write_video(beside / f"{number:02d}.mp4", Video(frames=clip, fps=demo.held_out.fps), metadata=metadata)
     return folder

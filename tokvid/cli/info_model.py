@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokvid.errors import CheckpointError, ConfigError
+from tokvid.saved_json import read_mapping
 
 # What config.json of nearly every causal language model calls its dimensions; absent ones are left out.
 DIMENSIONS = (
@@ -72,7 +71,7 @@ def _cost(config: Any, size: str) -> dict[str, Any]:
 
 def describe_video_lm(folder: Path, size: str) -> dict[str, Any]:
     """Facts of a saved video language model, read from its files alone: no model is built, no transformers needed."""
-    facts, config = _read(folder / "video_lm.json"), _read(folder / "config.json")
+    facts, config = (read_mapping(folder / name, "VideoLM") for name in ("video_lm.json", "config.json"))
     try:
         vocabulary = facts["vocabulary"]
         offset, codes = vocabulary["code_offset"], vocabulary["codebook_size"] * vocabulary["num_codebooks"]
@@ -120,15 +119,3 @@ def _parameters(folder: Path) -> int | None:
         except SafetensorError as error:
             raise CheckpointError(f"{file} is torn or no safetensors file ({error}); save the model again") from error
     return count if files else None
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: this is no whole video language model") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error})") from error
-    if not isinstance(data, Mapping):
-        raise CheckpointError(f"{path} holds {type(data).__name__}, not a mapping")
-    return data

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokvid.cli.progress import counted
+from tokvid.data.clip_source import spread
 from tokvid.data.clips import DataConfig, SpriteDataConfig
 
 if TYPE_CHECKING:
@@ -89,19 +90,13 @@ def prompts_to_show(train: Sequence[str], held_out: Sequence[str], count: int) -
     """
     trained = list(dict.fromkeys(caption for caption in train if caption))
     new = list(dict.fromkeys(caption for caption in held_out if caption and caption not in trained))
-    new = _spread(new, max(count // 2, count - len(trained)))
-    trained = _spread(trained, count - len(new))
+    new = [new[number] for number in spread(len(new), max(count // 2, count - len(trained)))]
+    trained = [trained[number] for number in spread(len(trained), count - len(new))]
     chosen: list[Prompt] = []
     for position in range(max(len(new), len(trained))):
         chosen += [Prompt(caption=caption, note=NEW) for caption in new[position : position + 1]]
         chosen += [Prompt(caption=caption, note=TRAINED) for caption in trained[position : position + 1]]
     return [chosen[number % len(chosen)] for number in range(count)]
-
-
-def _spread(captions: list[str], count: int) -> list[str]:
-    """At most ``count`` of them in their order, evenly out of all."""
-    taken = min(count, len(captions))
-    return [captions[number * len(captions) // taken] for number in range(taken)]
 
 
 def generate(trained: TrainedLM, recipe: LMRecipe, *, show: Sequence[Prompt] | None = None) -> Generation:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+Split = Literal["train", "held_out"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,3 +79,9 @@ def in_order(function: Callable[[Item], Result], items: Sequence[Item], *, worke
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def spread(total: int, count: int) -> list[int]:
+    """At most ``count`` of the numbers below ``total``, in order and evenly over all: neighbours are alike."""
+    taken = min(total, count)
+    return [number * total // taken for number in range(taken)]

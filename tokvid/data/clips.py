@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tokvid.config_checks import at_least
-from tokvid.data.clip import Clip
+from tokvid.data.clip import Clip, Split
 from tokvid.data.clip_source import ClipSource, Skipped, in_order
 from tokvid.data.folder_clips import FolderClips, FolderDataConfig
-from tokvid.data.folder_scan import Split
 from tokvid.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from typing import Literal, Self
 import numpy as np
 
 from tokvid.config_checks import at_least
-from tokvid.data.clip import Clip
-from tokvid.data.clip_source import ClipSource, Skipped, in_order
-from tokvid.data.folder_scan import CaptionedVideo, CaptionRule, FolderScan, Split, name_some, scan_folder
+from tokvid.data.clip import Clip, Split
+from tokvid.data.clip_source import ClipSource, Skipped, in_order, spread
+from tokvid.data.folder_scan import CaptionedVideo, CaptionRule, FolderScan, name_some, scan_folder
 from tokvid.errors import ConfigError, DataError, VideoError
 from tokvid.video import count_frames, iter_video, probe_video, read_video
 
@@ -180,8 +180,7 @@ def _cut(videos: Sequence[CaptionedVideo], config: FolderDataConfig) -> tuple[li
         if total == 0:
             length = f"{info.duration_s:.3g} s is shorter than {config.num_frames} frames at {config.fps:g} fps"
             return Skipped(video.name, length)
-        taken = min(total, config.clips_per_video or total)
-        positions = [number * total // taken for number in range(taken)]
+        positions = spread(total, config.clips_per_video or total)
         names = [f"{video.name}#{position:04d}" if total > 1 else video.name for position in positions]
         return [_Window(video, position, name) for position, name in zip(positions, names, strict=True)]
 

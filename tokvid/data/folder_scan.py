@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tokvid.data.clip import Split
 from tokvid.errors import DataError
 
 CaptionRule = Literal["auto", "metadata", "text", "folders", "none"]
-Split = Literal["train", "held_out"]
 
 VIDEO_SUFFIXES = frozenset(
     [

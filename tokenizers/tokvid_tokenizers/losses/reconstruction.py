@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tokvid.config_checks import at_least
+from tokvid.config_checks import at_least, finite
 from tokvid.errors import ConfigError
 
 
@@ -19,9 +19,7 @@ class ReconstructionLossConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "l1", "l2")
-        for name in ("l1", "l2"):
-            if getattr(self, name) == float("inf"):
-                raise ConfigError(f"{name} must be finite, got inf")
+        finite(self, "l1", "l2")
         if self.l1 + self.l2 == 0:
             raise ConfigError("l1 and l2 must not both be zero: there would be nothing to learn from")
 

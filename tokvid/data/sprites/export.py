@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokvid.atomic import atomic_path
-from tokvid.data.sprites.motions import Split
+from tokvid.data.clip import Split
 from tokvid.data.sprites.world import SpriteWorld
 from tokvid.errors import DataError
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from tokvid.data.clip import Split
 from tokvid.data.sprites.sheet import SPRITES
 
-Split = Literal["train", "held_out"]
 Ints = npt.NDArray[np.int64]
 
 # Straight motions with the sign of their vertical and horizontal displacement; rows grow downwards.

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tokvid.config_checks import at_least, is_share, positive
-from tokvid.data.clip import Clip
+from tokvid.data.clip import Clip, Split
 from tokvid.data.sprites.backgrounds import draw_background, render_background
 from tokvid.data.sprites.captions import write_caption
-from tokvid.data.sprites.motions import Split, combinations, draw_paths
+from tokvid.data.sprites.motions import combinations, draw_paths
 from tokvid.data.sprites.scene import Scene, SpritePlacement
 from tokvid.data.sprites.sheet import sprite_picture
 from tokvid.errors import ConfigError, DataError, did_you_mean
