@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tokvid.config_checks import at_least, is_share, less_than, positive
+from tokvid.config_checks import at_least, finite, is_share, less_than, positive
 from tokvid.data.clips import DataConfig, SpriteDataConfig
 from tokvid.errors import ConfigError
 from tokvid.optimizer import AdamWConfig, OptimizerConfig
@@ -112,8 +112,8 @@ class LMTrainingConfig:
         if sum(stage.steps for stage in self.curriculum) > self.steps:
             raise ConfigError(f"the stages of the curriculum have more steps than the run ({self.steps})")
         is_share(self, "prompt_drop")
-        if not 0 <= self.text_loss_weight < float("inf"):
-            raise ConfigError(f"text_loss_weight must not be negative, got {self.text_loss_weight}")
+        at_least(self, 0, "text_loss_weight")
+        finite(self, "text_loss_weight")
         if self.deepspeed is not None and self.optimizer.kind == "muon":
             raise ConfigError("DeepSpeed cuts parameters into pieces and Muon needs whole matrices: use adamw with it")
 

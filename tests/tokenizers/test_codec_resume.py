@@ -137,7 +137,6 @@ def test_how_often_a_run_speaks_may_change(
     assert (moved / weights).read_bytes() == (straight / weights).read_bytes()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 @pytest.mark.parametrize("place", ["before the step", "inside the optimiser", "after the last step"])
 def test_ctrl_c_at_a_bad_moment_still_saves_a_whole_step(
     tmp_path: Path,
@@ -174,7 +173,6 @@ def interrupt_the_optimiser(trainer: CodecTrainer) -> None:
     trainer.optimizer._adam = counted  # type: ignore[attr-defined]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 def test_a_second_ctrl_c_stops_at_once(
     tmp_path: Path, clips: tuple[ClipArray, ClipArray], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,7 @@ def disk(tmp_path: Path) -> Iterator[Mount]:
 
     def mount(kibibytes: int) -> Path:
         if not sys.platform.startswith("linux") or shutil.which("mount") is None:
-            pytest.skip("only on Linux")
+            pytest.skip("a small disk is mounted as on Linux, with its mount")
         size = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(place)]
         if subprocess.run(size, capture_output=True).returncode:
             pytest.skip("this process may mount nothing")

@@ -6,7 +6,6 @@ codes are not known here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
@@ -18,7 +17,7 @@ from tokvid.config_checks import at_least
 from tokvid.data.clip import Clip, Split
 from tokvid.data.clip_source import ClipSource, Skipped, in_order
 from tokvid.data.folder_clips import FolderClips, FolderDataConfig
-from tokvid.errors import ConfigError, DataError, did_you_mean
+from tokvid.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from tokvid.data.sprites.world import SpriteWorld
@@ -56,8 +55,6 @@ class SpriteDataConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "train_clips", "held_out_clips")
-        if not math.isfinite(self.fps):
-            raise ConfigError(f"fps must be a positive number, got {self.fps}")
         _world(self)  # it checks the rest
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from tokvid.config_checks import at_least
+from tokvid.config_checks import at_least, finite, positive
 from tokvid.data.clip import Clip, Split
 from tokvid.data.clip_source import ClipSource, Skipped, in_order, spread
 from tokvid.data.folder_scan import CaptionedVideo, CaptionRule, FolderScan, name_some, scan_folder
@@ -55,8 +54,8 @@ class FolderDataConfig:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ConfigError(f"size must be (H, W) of at least one pixel each, got {self.size}")
         at_least(self, 1, "num_frames")
-        if not (math.isfinite(self.fps) and self.fps > 0):
-            raise ConfigError(f"fps must be a positive number, got {self.fps}")
+        positive(self, "fps")
+        finite(self, "fps")
         if not 0.0 < self.held_out_share < 1.0:
             raise ConfigError(f"held_out_share must lie between 0 and 1, got {self.held_out_share}")
         if self.clips_per_video is not None:

@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
-from tokvid.config_checks import at_least, is_share, positive
+from tokvid.config_checks import at_least, finite, is_share, positive
 from tokvid.data.clip import Clip, Split
 from tokvid.data.sprites.backgrounds import draw_background, render_background
 from tokvid.data.sprites.captions import write_caption
@@ -43,6 +43,7 @@ class SpriteWorldConfig:
             raise ConfigError(f"size must be (H, W) of at least {MIN_SIDE} pixels each, got {self.size}")
         at_least(self, 1, "num_frames")
         positive(self, "fps")
+        finite(self, "fps")
         is_share(self, "two_sprite_share")
         if self.seed < 0:
             raise ConfigError(f"seed must not be negative, got {self.seed}")
