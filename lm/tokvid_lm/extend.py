@@ -54,7 +54,7 @@ def extend(
         if tokenizer is None:
             tokenizer = load_tokenizer(model_or_name)
     embedding, head = _check_extensible(model)
-    vectors = _codebook_vectors(codec)
+    vectors = [_codebook_vectors(codec, codebook) for codebook in range(codec.num_codebooks)]
     old_rows = embedding.weight.shape[0]
     tokenizer, text_size = copy.deepcopy(tokenizer), text_tokenizer_size(tokenizer)
     vocabulary = VideoVocabulary(
@@ -111,8 +111,8 @@ class NewRows:
 
 
 @torch.no_grad()
-def _fill(weight: Tensor, vocabulary: VideoVocabulary, vectors: Tensor, old_rows: int, *, seed: int) -> None:
-    """Write the new rows of an embedding or a head, ``[total_size, hidden]``."""
+def _fill(weight: Tensor, vocabulary: VideoVocabulary, vectors: list[Tensor], old_rows: int, *, seed: int) -> None:
+    """Write the new rows of an embedding or a head, ``[total_size, hidden]``; ``vectors`` has an entry a codebook."""
     new_rows = NewRows(weight[: min(vocabulary.text_size, old_rows)])
     generator = torch.Generator().manual_seed(seed)
     ids = sorted(vocabulary.special.values())
@@ -120,9 +120,9 @@ def _fill(weight: Tensor, vocabulary: VideoVocabulary, vectors: Tensor, old_rows
     ids += range(old_rows, vocabulary.text_size)
     weight[ids] = new_rows.specials(len(ids), generator).to(weight)
     for codebook in range(vocabulary.num_codebooks):
-        standardised, projection, mean = new_rows.codes(vectors, generator)
+        standardised, projection, mean = new_rows.codes(vectors[codebook], generator)
         start = vocabulary.code_range(codebook).start
-        for begin in range(0, len(vectors), CHUNK):
+        for begin in range(0, len(standardised), CHUNK):
             rows = standardised[begin : begin + CHUNK] @ projection + mean
             weight[start + begin : start + begin + len(rows)] = rows.to(weight)
 
@@ -183,8 +183,8 @@ def _check_extensible(model: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear]:
     return embedding, head
 
 
-def _codebook_vectors(codec: VideoCodec) -> Tensor:
-    vectors = codec.codebook_vectors().detach().float().cpu()
+def _codebook_vectors(codec: VideoCodec, codebook: int) -> Tensor:
+    vectors = codec.codebook_vectors(codebook).detach().float().cpu()
     if vectors.ndim != 2 or len(vectors) != codec.codebook_size or not bool(vectors.isfinite().all()):
         raise ModelError(
             f"the codec must give {codec.codebook_size} finite codebook vectors [N,D], got {list(vectors.shape)}"

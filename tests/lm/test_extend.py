@@ -188,7 +188,7 @@ def test_a_large_vocabulary_takes_seconds(codec: VideoCodec) -> None:
     class Large:
         codebook_size, num_codebooks = 65_536, 1
 
-        def codebook_vectors(self) -> torch.Tensor:
+        def codebook_vectors(self, codebook: int = 0) -> torch.Tensor:
             bits = torch.arange(65_536)[:, None] >> torch.arange(16)[None]
             return (bits & 1).float() * 2 - 1
 

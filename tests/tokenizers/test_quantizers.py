@@ -111,7 +111,7 @@ def test_codes_that_cannot_be_are_refused(codes: Tensor, words: str) -> None:
     ("config", "words"),
     [
         ({"kind": "fsqq", "levels": [8, 8]}, "did you mean 'fsq'"),
-        ({"levels": [8, 8]}, "known: fsq"),
+        ({"levels": [8, 8]}, "'quantizer.kind' is None"),
         ({"kind": "fsq", "level": [8, 8]}, "did you mean 'levels'"),
         ({"kind": "fsq", "levels": [8, 2]}, "3 or more"),
         ({"kind": "fsq", "levels": []}, "3 or more"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tokvid.errors import ShapeError
+from tokvid.errors import ModelError, ShapeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class QuantizerOutput:
     codes: Tensor
     """int64 ``[B,K,t,h,w]`` in ``[0, codebook_size)``."""
     loss: Tensor
-    """Scalar auxiliary loss (commitment, entropy, ...); zero where the quantizer has none."""
+    """Scalar auxiliary loss (commitment, entropy, ...), weighted; zero where the quantizer has none."""
     stats: dict[str, Tensor] = field(default_factory=dict)
     """Named scalars for the log."""
 
@@ -32,17 +32,39 @@ class Quantizer(nn.Module, ABC):
     codebook_size: int
     num_codebooks: int
 
-    @abstractmethod
+    @property
+    def encoded_dim(self) -> int:
+        """Channels that the encoder gives: D, unless the quantizer wants to know more of a latent."""
+        return self.dim
+
+    def latents_of(self, encoded: Tensor) -> Tensor:
+        """Latents ``[B,D,t,h,w]`` of what the encoder gives, ``[B,encoded_dim,t,h,w]``."""
+        return encoded
+
     def forward(self, latents: Tensor) -> QuantizerOutput:
-        """Quantize latents ``[B,D,t,h,w]``."""
+        """Quantize latents ``[B,encoded_dim,t,h,w]`` in float32, whatever the precision around it."""
+        if latents.ndim != 5 or latents.shape[1] != self.encoded_dim or 0 in latents.shape:
+            raise ShapeError(f"expected latents [B,{self.encoded_dim},t,h,w], got {list(latents.shape)}")
+        # In bf16 many rows of a codebook are equally near.
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.quantize(latents.float())
+
+    @abstractmethod
+    def quantize(self, latents: Tensor) -> QuantizerOutput:
+        """What :meth:`forward` does, on float32 latents of the right shape."""
 
     @abstractmethod
     def dequantize(self, codes: Tensor) -> Tensor:
         """Quantized latents ``[B,D,t,h,w]`` of codes ``[B,K,t,h,w]``."""
 
     @abstractmethod
-    def codebook_vectors(self) -> Tensor:
-        """The codebook, explicit or implicit: float32 ``[codebook_size, D]`` (of the first codebook)."""
+    def codebook_vectors(self, codebook: int = 0) -> Tensor:
+        """One of the K codebooks, explicit or implicit, as the decoder sees it: float32 ``[codebook_size, D]``."""
+
+    def check_codebook(self, codebook: int) -> None:
+        """Raise :class:`ModelError` unless there is a codebook of this number."""
+        if not 0 <= codebook < self.num_codebooks:
+            raise ModelError(f"codebook {codebook} does not exist: there are {self.num_codebooks}, counted from 0")
 
     def check_codes(self, codes: Tensor) -> None:
         """Raise :class:`ShapeError` unless ``codes`` is int64 ``[B,K,t,h,w]`` in range."""
@@ -53,3 +75,21 @@ class Quantizer(nn.Module, ABC):
         low, high = (int(v) for v in codes.aminmax())
         if low < 0 or high >= self.codebook_size:
             raise ShapeError(f"codes must lie in [0, {self.codebook_size}), got values from {low} to {high}")
+
+
+def to_vectors(latents: Tensor) -> Tensor:
+    """``[B,D,t,h,w]`` -> ``[B*t*h*w, D]``, positions in raster order."""
+    return latents.movedim(1, -1).flatten(0, 3)
+
+
+def to_latents(vectors: Tensor, like: Tensor) -> Tensor:
+    """``[B*t*h*w, D]`` -> ``[B,D,t,h,w]`` on the grid of ``like`` ``[B,*,t,h,w]``; undoes :func:`to_vectors`."""
+    batch, _, t, height, width = like.shape
+    latents: Tensor = vectors.unflatten(0, (batch, t, height, width)).movedim(-1, 1)
+    return latents
+
+
+def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
+    """The values of ``quantized``; gradients go to ``latents`` as if nothing had been rounded (Bengio et al. 2013)."""
+    # In this order the values are exactly those of quantized, hence exactly what dequantize gives.
+    return quantized.detach() + (latents - latents.detach())

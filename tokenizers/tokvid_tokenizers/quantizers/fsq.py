@@ -47,9 +47,9 @@ class FSQuantizer(Quantizer):
         self.num_codebooks = 1
         self.fsq = FSQ(levels=list(config.levels))
 
-    def forward(self, latents: Tensor) -> QuantizerOutput:
-        """Quantize latents ``[B,D,t,h,w]`` in float32, whatever the precision around it."""
-        quantized, codes = self.fsq(latents.float())
+    def quantize(self, latents: Tensor) -> QuantizerOutput:
+        """Round every channel of latents ``[B,D,t,h,w]`` to its levels."""
+        quantized, codes = self.fsq(latents)
         return QuantizerOutput(quantized=quantized, codes=codes.long().unsqueeze(1), loss=latents.new_zeros(()))
 
     def dequantize(self, codes: Tensor) -> Tensor:
@@ -58,9 +58,45 @@ class FSQuantizer(Quantizer):
         quantized: Tensor = self.fsq.indices_to_codes(codes[:, 0])
         return quantized
 
-    def codebook_vectors(self) -> Tensor:
+    def codebook_vectors(self, codebook: int = 0) -> Tensor:
         """The implicit codebook, float32 ``[codebook_size, D]``, each channel in [-1, 1]."""
+        self.check_codebook(codebook)
         # Computed, not the library's buffer: that one is rounded when the codec is cast to bf16.
         codes = torch.arange(self.codebook_size, device=self.fsq.implicit_codebook.device)
         vectors: Tensor = self.fsq.indices_to_codes(codes)
         return vectors
+
+
+class ResidualFSQStage(FSQuantizer):
+    """One stage of a residual FSQ: what :func:`squash` bounded, less the stages before, on a grid ever finer.
+
+    Here the levels lie symmetrically in [-1, 1], also even ones, times ``levels**-stage``.
+    """
+
+    scale: Tensor
+
+    def __init__(self, config: FSQConfig, stage: int) -> None:
+        super().__init__(config)
+        self.fsq = FSQ(levels=list(config.levels), preserve_symmetry=True, bound_hard_clamp=True)
+        self.register_buffer("scale", torch.tensor(config.levels).float().pow(-stage), persistent=False)
+
+    def quantize(self, latents: Tensor) -> QuantizerOutput:
+        """Round latents ``[B,D,t,h,w]`` to this stage's grid."""
+        scale = self.scale.view(1, -1, 1, 1, 1)
+        quantized, codes = self.fsq(latents / scale)
+        return QuantizerOutput(quantized=quantized * scale, codes=codes.long().unsqueeze(1), loss=latents.new_zeros(()))
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Quantized latents ``[B,D,t,h,w]`` of codes ``[B,1,t,h,w]``."""
+        return super().dequantize(codes) * self.scale.view(1, -1, 1, 1, 1)
+
+    def codebook_vectors(self, codebook: int = 0) -> Tensor:
+        """The implicit codebook, float32 ``[codebook_size, D]``."""
+        return super().codebook_vectors(codebook) * self.scale
+
+
+def squash(latents: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """Bound latents ``[B,D,t,h,w]`` to a little more than [-1, 1], so that the outermost levels are reached."""
+    bound = 1 + 1 / (torch.tensor(levels, device=latents.device).float() - 1)
+    bound = bound.view(1, -1, 1, 1, 1)
+    return (latents / bound).tanh() * bound
