@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -213,13 +213,28 @@ def write_video(
     :func:`probe_video` with its names in lower case. The file appears under its name only when it is complete; its
     folder is made where needed. Raises :class:`VideoError` when writing fails.
     """
+    size = (video.height, video.width)
+    write_pictures(path, video.frames, size=size, fps=video.fps, crf=crf, metadata=metadata)
+
+
+def write_pictures(
+    path: str | os.PathLike[str],
+    pictures: Iterable[Pictures],
+    *,
+    size: tuple[int, int],
+    fps: float,
+    crf: int = 18,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """:func:`write_video` of pictures uint8 ``[H,W,3]`` that come one at a time; ``size`` is (H, W)."""
     target = Path(path)
     if not 0 <= crf <= 51:
         raise ShapeError(f"crf must lie between 0 and 51, got {crf}")
-    check_destination(target, video.fps)
+    check_destination(target, fps)
+    container = _CONTAINERS[target.suffix.lower()]
     try:
         with atomic_path(target) as beside:
-            _encode(beside, video, *_CONTAINERS[target.suffix.lower()], crf=crf, metadata=metadata or {})
+            _encode(beside, pictures, *container, size=size, fps=fps, crf=crf, metadata=metadata or {})
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{target}: could not be written ({reason}); check the space and rights there") from error
@@ -317,20 +332,30 @@ def _check_whole(source: VideoSource, end: float) -> None:
         )
 
 
-def _encode(path: Path, video: Video, container: str, codec: str, *, crf: int, metadata: Mapping[str, str]) -> None:
+def _encode(
+    path: Path,
+    pictures: Iterable[Pictures],
+    container: str,
+    codec: str,
+    *,
+    size: tuple[int, int],
+    fps: float,
+    crf: int,
+    metadata: Mapping[str, str],
+) -> None:
     # The format is named because the suffix of the file written beside is .tmp.
     options = {"movflags": "use_metadata_tags+faststart"} if container in ("mp4", "mov") else {}
     with av.open(str(path.absolute()), "w", format=container, options=options) as output:
         output.metadata.update({str(key): str(value) for key, value in metadata.items()})
         quality = {"crf": str(crf)} | _CODEC_OPTIONS[codec]
-        rate = Fraction(video.fps).limit_denominator(1_000_000)
+        rate = Fraction(fps).limit_denominator(1_000_000)
         stream: Any = output.add_stream(codec, rate=rate, options=quality)  # typed by PyAV as any kind of stream
-        stream.height, stream.width = video.height, video.width
-        stream.pix_fmt = "yuv444p" if video.height % 2 or video.width % 2 else "yuv420p"
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
         stream.codec_context.colorspace = _BT601
         stream.codec_context.color_range = 1
         reformatter = VideoReformatter()
-        for picture in video.frames:
+        for picture in pictures:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame = reformatter.reformat(frame, format=stream.pix_fmt, dst_colorspace=_BT601, interpolation=SCALING)
             output.mux(stream.encode(frame))

@@ -91,7 +91,9 @@ def test_the_forward_pass_is_encode_and_decode_without_the_clipping(tiny: VideoC
     output = tiny(frames)
     assert torch.equal(output.quantizer.codes, tiny.encode(frames))
     assert output.frames.shape == frames.shape
-    assert torch.equal(output.frames.clamp(-1, 1), tiny.decode(output.quantizer.codes, num_frames=7))
+    # Training runs over all frames at once, everything else in blocks: equal up to the rounding of sums.
+    decoded = tiny.decode(output.quantizer.codes, num_frames=7)
+    torch.testing.assert_close(output.frames.clamp(-1, 1), decoded, atol=1e-5, rtol=0)
 
 
 def test_an_image_is_the_first_latent_frame_of_a_clip(codec: VideoCodec) -> None:

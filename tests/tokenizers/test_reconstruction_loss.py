@@ -28,5 +28,5 @@ def test_weights_that_make_no_loss_are_refused(name: str, wrong: float) -> None:
 
 
 def test_both_weights_zero_are_refused() -> None:
-    with pytest.raises(ConfigError, match="not both be zero"):
+    with pytest.raises(ConfigError, match="not all be zero"):
         ReconstructionLossConfig(l2=0.0, l1=0.0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +18,16 @@ from torch import Tensor, nn
 
 from tokvid.atomic import atomic_folder
 from tokvid.config import from_mapping, identity, to_mapping
-from tokvid.errors import CheckpointError, ConfigError, ShapeError
+from tokvid.errors import CheckpointError, ConfigError, ModelError, ShapeError
 from tokvid.frames import check_frames
 from tokvid.grid import Grid, check_num_frames
 from tokvid.saved_json import read_mapping
 from tokvid_tokenizers.codec_config import CodecConfig, check_format
 from tokvid_tokenizers.decoder import Decoder
 from tokvid_tokenizers.encoder import Encoder
+from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.quantizers import QuantizerOutput, build_quantizer
+from tokvid_tokenizers.streaming import StreamDecoder, StreamEncoder, blocks_of
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -48,18 +51,18 @@ class VideoCodec(nn.Module):
         super().__init__()
         self.config = config
         self.quantizer = build_quantizer(config.quantizer)
-        self.encoder = Encoder(config, self.quantizer.dim)
+        self.encoder = Encoder(config, self.quantizer.encoded_dim)
         self.decoder = Decoder(config, self.quantizer.dim)
         self.to(memory_format=torch.channels_last)
 
     @property
     def codebook_size(self) -> int:
-        """Number of different codes in one codebook."""
+        """Number of different codes in one codebook; 0 of a continuous codec."""
         return self.quantizer.codebook_size
 
     @property
     def num_codebooks(self) -> int:
-        """K, the number of codes a cell carries."""
+        """K, the number of codes a cell carries; 0 of a continuous codec."""
         return self.quantizer.num_codebooks
 
     @property
@@ -93,10 +96,10 @@ class VideoCodec(nn.Module):
 
         The frames have the type of the codec's weights; under autocast any type that autocast converts.
         """
-        check_frames(frames, self.spatial_stride)
-        self._check_type(frames)
-        latents: Tensor = self.encoder(frames)
-        return latents
+        self._check(frames)
+        past = Past()
+        encoded = torch.cat([self.encoder(block, past) for block in self._frame_blocks(frames)], dim=2)
+        return self.quantizer.latents_of(encoded)
 
     def decode_latents(self, latents: Tensor, num_frames: int | None = None) -> Tensor:
         """Frames ``[B,3,T,H,W]`` of latents ``[B,D,t,h,w]``, not clipped; ``T = num_frames`` or all they hold.
@@ -107,26 +110,62 @@ class VideoCodec(nn.Module):
             raise ShapeError(f"expected latents [B,{self.quantizer.dim},t,h,w], got {list(latents.shape)}")
         if num_frames is not None:
             check_num_frames(num_frames, latents.shape[2], self.temporal_stride)
-        frames: Tensor = self.decoder(latents.to(self.decoder.stem.weight.dtype))
-        return frames[:, :, :num_frames]
+        past = Past()
+        parts = [self._decode_latent_block(block, past) for block in blocks_of(latents, self.config.stream_block)]
+        return torch.cat(parts, dim=2)[:, :, :num_frames]
 
     def encode(self, frames: Tensor) -> Tensor:
         """Codes int64 ``[B,K,t,h,w]`` of frames ``[B,3,T,H,W]`` in [-1, 1]."""
-        output: QuantizerOutput = self.quantizer(self.encode_latents(frames))
-        return output.codes
+        self._check(frames)
+        past = Past()
+        return torch.cat([self.encode_block(block, past) for block in self._frame_blocks(frames)], dim=2)
 
     def decode(self, codes: Tensor, num_frames: int | None = None) -> Tensor:
         """Frames ``[B,3,T,H,W]`` in [-1, 1] of codes ``[B,K,t,h,w]``.
 
         Without ``num_frames`` the last group is whole: ``1 + (t-1)*temporal_stride`` frames.
         """
-        frames = self.decode_latents(self.quantizer.dequantize(codes), num_frames)
-        return frames.clamp(-1.0, 1.0)
+        self.quantizer.check_codes(codes)
+        if num_frames is not None:
+            check_num_frames(num_frames, codes.shape[2], self.temporal_stride)
+        past = Past()
+        parts = [self.decode_block(block, past) for block in blocks_of(codes, self.config.stream_block)]
+        return torch.cat(parts, dim=2)[:, :, :num_frames]
+
+    def stream_encoder(self, batch_size: int = 1) -> StreamEncoder:
+        """A stream, entered with ``with``, that takes frames in pieces of any length and gives the codes of the whole.
+
+        ``push(frames)`` gives the codes of the blocks that are full, ``finish()`` the rest. One codec serves any number
+        of streams at once; each is bit for bit equal to :meth:`encode` of all its frames (same batch, size, type,
+        device and threads).
+        """
+        return StreamEncoder(self, batch_size)
+
+    def stream_decoder(self, batch_size: int = 1) -> StreamDecoder:
+        """A stream, entered with ``with``, that takes codes in pieces of any length and gives the frames of the whole.
+
+        ``push(codes)`` gives the frames of the blocks that are full, ``finish()`` the rest, as :meth:`decode` does.
+        """
+        return StreamDecoder(self, batch_size)
+
+    def encode_block(self, frames: Tensor, past: Past) -> Tensor:
+        """Codes of the next block of a clip, in the middle of which ``past`` stands; the inner step of encoding."""
+        self._check_type(frames)
+        if not self.num_codebooks:
+            raise ModelError("a continuous codec has no codes: use encode_latents and decode_latents")
+        output: QuantizerOutput = self.quantizer(self.encoder(frames, past))
+        return output.codes
+
+    def decode_block(self, codes: Tensor, past: Past) -> Tensor:
+        """Frames in [-1, 1] of the next block of a clip; the inner step of every decoding."""
+        return self._decode_latent_block(self.quantizer.dequantize(codes), past).clamp(-1.0, 1.0)
 
     def forward(self, frames: Tensor) -> CodecOutput:
-        """Reconstruct frames ``[B,3,T,H,W]``; what training calls."""
-        quantizer: QuantizerOutput = self.quantizer(self.encode_latents(frames))
-        return CodecOutput(frames=self.decode_latents(quantizer.quantized, frames.shape[2]), quantizer=quantizer)
+        """Reconstruct frames ``[B,3,T,H,W]``; what training calls. All frames at once, which is faster than blocks."""
+        self._check(frames)
+        quantizer: QuantizerOutput = self.quantizer(self.encoder(frames))
+        decoded: Tensor = self.decoder(quantizer.quantized.to(self.decoder.stem.weight.dtype))
+        return CodecOutput(frames=decoded[:, :, : frames.shape[2]], quantizer=quantizer)
 
     @torch.no_grad()
     def calibrate(self, frames: Tensor) -> None:
@@ -135,7 +174,8 @@ class VideoCodec(nn.Module):
         Data-dependent initialisation (Salimans and Kingma 2016), for a codec that is about to be trained: without it
         the first latents differ so little between positions that a scalar quantizer uses one or two of its levels.
         """
-        latents = self.encode_latents(frames)
+        self._check(frames)
+        latents = self.encoder(frames)
         if latents[:, 0].numel() < 2:
             raise ShapeError(f"frames {list(frames.shape)} make one latent; calibrate needs two positions or more")
         mean = latents.mean(dim=(0, 2, 3, 4))
@@ -145,6 +185,17 @@ class VideoCodec(nn.Module):
         assert head.bias is not None
         head.bias.sub_(mean).mul_(scale)
 
+    def _frame_blocks(self, frames: Tensor) -> Iterator[Tensor]:
+        return blocks_of(frames, self.config.stream_block * self.temporal_stride)
+
+    def _decode_latent_block(self, latents: Tensor, past: Past) -> Tensor:
+        frames: Tensor = self.decoder(latents.to(self.decoder.stem.weight.dtype), past)
+        return frames
+
+    def _check(self, frames: Tensor) -> None:
+        check_frames(frames, self.spatial_stride)
+        self._check_type(frames)
+
     def _check_type(self, frames: Tensor) -> None:
         wanted, kind = self.encoder.head.weight.dtype, frames.device.type
         # Autocast leaves float64 as it is.
@@ -152,9 +203,14 @@ class VideoCodec(nn.Module):
         if frames.dtype != wanted and not casts:
             raise ShapeError(f"the frames are {frames.dtype}, the codec's weights {wanted}: use frames.to({wanted})")
 
-    def codebook_vectors(self) -> Tensor:
-        """The codebook as float32 ``[codebook_size, D]``."""
-        return self.quantizer.codebook_vectors()
+    @property
+    def last_layer(self) -> Tensor:
+        """The weights that make pixels, at which the gradients of losses are compared."""
+        return self.decoder.head.project.weight
+
+    def codebook_vectors(self, codebook: int = 0) -> Tensor:
+        """One of the K codebooks as the decoder sees it, float32 ``[codebook_size, D]``."""
+        return self.quantizer.codebook_vectors(codebook)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``, both or neither.

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokvid.config import ADDED_LATER
+from tokvid.config_checks import at_least
 from tokvid.errors import ConfigError, ModelError
 from tokvid.grid import Grid, latent_frames
-from tokvid_tokenizers.quantizers import FSQConfig
+from tokvid_tokenizers.quantizers import FSQConfig, QuantizerConfig
 
 FORMAT_VERSION = 1
 
@@ -27,6 +28,9 @@ class CodecConfig:
     With ``key_frames`` the encoder sees of every ``temporal_stride`` frames only the last, and the decoder draws those
     between from the latent frames around them: codes then say nothing of how things move within a latent frame, which
     a language model cannot foresee. It suits motion that is smooth at the stride.
+
+    Clips are encoded and decoded ``stream_block`` latent frames at a time (the first alone), whole or as a stream: more
+    are faster, fewer come out sooner and need less memory. What is computed is the same up to the rounding of sums.
     """
 
     format_version: int = FORMAT_VERSION
@@ -37,13 +41,15 @@ class CodecConfig:
     decoder_blocks: tuple[int, ...] = (2, 2)
     local_encoder: bool = field(default=False, metadata=ADDED_LATER)
     key_frames: bool = field(default=False, metadata=ADDED_LATER)
-    quantizer: FSQConfig = field(default_factory=FSQConfig)
+    stream_block: int = field(default=4, metadata=ADDED_LATER)
+    quantizer: QuantizerConfig = field(default_factory=FSQConfig)
 
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
             raise ConfigError(_other_format(self.format_version))
         if self.temporal_stride < 1 or self.patch < 1:
             raise ConfigError(f"strides must be positive, got {self.temporal_stride} and {self.patch}")
+        at_least(self, 1, "stream_block")
         if not self.channels or min(self.channels) < 8:
             raise ConfigError(f"channels must be 8 or more at every resolution, got {list(self.channels)}")
         if not len(self.channels) == len(self.encoder_blocks) == len(self.decoder_blocks):

@@ -52,7 +52,7 @@ def codec_cost(config: CodecConfig, num_frames: int, height: int, width: int) ->
     grid = config.grid_for(num_frames, height, width)
     quantizer = build_quantizer(config.quantizer)
     with torch.device("meta"):
-        encoder, decoder = Encoder(config, quantizer.dim), Decoder(config, quantizer.dim)
+        encoder, decoder = Encoder(config, quantizer.encoded_dim), Decoder(config, quantizer.dim)
         frames = torch.empty(1, 3, num_frames, height, width)
         latents = torch.empty(1, quantizer.dim, grid.t, grid.h, grid.w)
     return CodecCost(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tokvid_tokenizers.codec_config import CodecConfig
 from tokvid_tokenizers.layers.clip_shape import fold_time
+from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.layers.resample import Unpatchify, Upsample
 from tokvid_tokenizers.layers.residual import ChannelNorm, ResidualStack
 
@@ -25,13 +26,16 @@ class Decoder(nn.Module):
         self.norm = ChannelNorm(channels[-1])
         self.head = Unpatchify(config.temporal_stride, config.patch, channels[-1])
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Decode latents ``[B,D,t,h,w]``; the values are not clipped."""
+    def forward(self, latents: Tensor, past: Past | None = None) -> Tensor:
+        """Decode latents ``[B,D,t,h,w]``, with a ``past`` the next block of a clip; the values are not clipped."""
+        begins = past is None or not past.begun
         t = latents.shape[2]
         features = self.stem(fold_time(latents))
         for level, blocks in enumerate(self.blocks):
             if level:
                 features = self.up[level - 1](features)
-            features = blocks(features, t)
-        frames: Tensor = self.head(self.norm(features), t)
+            features = blocks(features, t, past)
+        if past is not None:
+            past.begun = True
+        frames: Tensor = self.head(self.norm(features), t, begins=begins)
         return frames

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tokvid.grid import latent_frames
 from tokvid_tokenizers.codec_config import CodecConfig
 from tokvid_tokenizers.layers.clip_shape import unfold_time
+from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.layers.resample import Downsample, Patchify
 from tokvid_tokenizers.layers.residual import ChannelNorm, ResidualStack
 
@@ -29,22 +29,29 @@ class Encoder(nn.Module):
         self.norm = ChannelNorm(config.channels[-1])
         self.head = nn.Conv2d(config.channels[-1], latent_dim, kernel_size=1)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Encode frames ``[B,3,T,H,W]`` whose H and W are multiples of the spatial stride."""
+    def forward(self, frames: Tensor, past: Past | None = None) -> Tensor:
+        """Encode frames ``[B,3,T,H,W]`` whose H and W are multiples of the spatial stride.
+
+        With a ``past`` they are the next block of a clip: its first frame alone, then whole groups, at the end the
+        rest.
+        """
+        begins = past is None or not past.begun
         if self.key_frames:
-            frames = last_of_blocks(frames, self.temporal_stride)
-        features = self.stem(frames)
+            frames = last_of_groups(frames, self.temporal_stride, begins=begins)
+        features = self.stem(frames, begins=begins)
         t = features.shape[0] // frames.shape[0]
         for level, blocks in enumerate(self.blocks):
             if level:
                 features = self.down[level - 1](features)
-            features = blocks(features, t)
+            features = blocks(features, t, past)
         latents: Tensor = self.head(self.norm(features))
+        if past is not None:
+            past.begun = True
         return unfold_time(latents, t)
 
 
-def last_of_blocks(frames: Tensor, stride: int) -> Tensor:
-    """The first frame of ``[B,3,T,H,W]`` and the last of each ``stride`` after it, ``[B,3,t,H,W]``."""
-    t = latent_frames(frames.shape[2], stride)
-    last = [min(i * stride, frames.shape[2] - 1) for i in range(t)]
-    return frames[:, :, last]
+def last_of_groups(frames: Tensor, stride: int, *, begins: bool) -> Tensor:
+    """The last frame of each group of ``stride`` in ``[B,3,T,H,W]``; where a clip ``begins``, also the first alone."""
+    count = frames.shape[2]
+    ends = [*range(0 if begins else stride - 1, count, stride)]
+    return frames[:, :, ends if ends and ends[-1] == count - 1 else [*ends, count - 1]]

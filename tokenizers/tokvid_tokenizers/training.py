@@ -26,20 +26,24 @@ from tokvid.data.clips import ClipArray
 from tokvid.errors import CheckpointError, DataError
 from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
+from tokvid.metrics.perceptual import efflite_distance
 from tokvid.optimizer import build_optimizer, set_learning_rate, warmup_then_linear
 from tokvid.report.pictures import contact_sheet, side_by_side
 from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
+from tokvid_tokenizers.adversary import Adversary
+from tokvid_tokenizers.codebook_watch import CodebookWatch
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.evaluation import CodecEvaluation, Reconstructions, evaluate_reconstructions, reconstruct
 from tokvid_tokenizers.losses.reconstruction import reconstruction_loss
 from tokvid_tokenizers.training_config import CodecRecipe
+from tokvid_tokenizers.weight_average import WeightAverage
 
 CODEC_FOLDER = "codec"
 RECIPE_FILE = "recipe.json"
-# The stems and heads touch pixels and latents, not hidden features.
-ADAM_NAMES = ("stem", "head")
+# The stems and heads touch pixels and latents, not hidden features; a codebook is a table.
+ADAM_NAMES = ("stem", "head", "quantizer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,10 @@ class CodecTrainer:
         self.bf16 = computes_in_bf16(self.config.precision)
         self.codec = VideoCodec(recipe.codec).to(self.device)
         self.optimizer = build_optimizer(self.config.optimizer, self.codec, adam_names=ADAM_NAMES)
+        self.adversary = Adversary(self.config.adversarial, self.device) if self.config.adversarial else None
+        decay = self.config.average_decay
+        self.average = WeightAverage(self.codec, decay) if decay else None
+        self.watch = CodebookWatch(recipe.codec.quantizer, self.codec) if self.codec.num_codebooks else None
         self.clips_digest = digest_of_clips(self.clips)
         self.step = 0
 
@@ -118,6 +126,8 @@ class CodecTrainer:
                 if interrupted():
                     folder = self.save_checkpoint()
                     raise KeyboardInterrupt(f"stopped at step {self.step}; {folder} is saved, add --resume to go on")
+        if self.average is not None:
+            self.codec.load_state_dict(self.average.average)
         check_weights(self.step, self.codec.state_dict())
         # Before it is measured, so that nothing that goes wrong there costs the training.
         self.codec.save_pretrained(self.output / CODEC_FOLDER)
@@ -132,12 +142,15 @@ class CodecTrainer:
 
     def train_step(self, log: TrainingLog) -> None:
         """One batch forward and backward, one step of the optimiser, and what is due after it."""
+        # What a quantizer draws is a function of the step too, so that a resumed run draws the same.
+        torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.step]).generate_state(1)[0]))
         with log.waiting():
             frames = self.batch(self.step)
         with self.autocast():
             output = self.codec(frames)
-        losses = reconstruction_loss(self.config.loss, output.frames, frames)
+        losses = reconstruction_loss(self.config.loss, output.frames, frames, efflite_distance)
         losses["quantizer"] = output.quantizer.loss.float()
+        losses |= self.adversarial_loss(output.frames, losses)
         torch.stack(list(losses.values())).sum().backward()
         losses = {name: loss.detach() for name, loss in losses.items()}
         norm = torch.nn.utils.clip_grad_norm_(self.codec.parameters(), self.config.gradient_clip)
@@ -146,16 +159,50 @@ class CodecTrainer:
         set_learning_rate(self.optimizer, share)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        figures = self.teach_adversary(frames, output.frames, share)
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
         error = (output.frames.detach().float() - frames).square().mean()
         # The peak to peak range of [-1, 1] is 2.
-        values: dict[str, Any] = {"psnr": 10 * torch.log10(4 / error)}
+        values: dict[str, Any] = {"psnr": 10 * torch.log10(4 / error), **output.quantizer.stats, **figures}
+        values |= self.watch_codebook(output.quantizer.codes, log)
         if self.step % self.config.validate_every == 0 and self.step < self.config.steps:
             values |= self.validate(log)
         log.step(self.step, losses, values, amount=frames.shape[0] * frames.shape[2])
         # The last one too: a finished run that is resumed has nothing left to train, and gives the same codec.
         if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
             self.save_checkpoint()
+
+    def adversarial_loss(self, reconstruction: Tensor, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the adversary adds to the codec's ``losses``, if there is one and it is listened to."""
+        if self.adversary is None:
+            return {}
+        others = torch.stack(list(losses.values())).sum()
+        with self.autocast():
+            loss = self.adversary.codec_loss(self.step, reconstruction, others, self.codec.last_layer)
+        return {} if loss is None else {"adversarial": loss}
+
+    def teach_adversary(self, frames: Tensor, reconstruction: Tensor, share: float) -> dict[str, Tensor]:
+        """One step of the adversary, if there is one; its figures."""
+        if self.adversary is None:
+            return {}
+        with self.autocast():
+            figures = self.adversary.learn(self.step, frames, reconstruction, share)
+        check_finite(self.step + 1, figures)
+        return figures
+
+    def watch_codebook(self, codes: Tensor, log: TrainingLog) -> dict[str, float]:
+        """Count the codes of this step; with a line of the log, what they say of the codebook."""
+        if self.watch is None:
+            return {}
+        self.watch.update(codes)
+        if self.step % self.config.log_every and self.step != self.config.steps:
+            return {}
+        figures, warning = self.watch.line()
+        if warning:
+            log.note(f"step {self.step}: {warning}")
+        return figures
 
     def batch(self, step: int) -> Tensor:
         """Frames ``[B,3,T,H,W]`` of batch ``step``: each pass over the clips is a new seeded order."""
@@ -173,19 +220,26 @@ class CodecTrainer:
         """Figures of a fixed part of the held-out clips in the run's precision, and a strip of them in tensorboard."""
         clips = self.held_out[: self.config.validation_clips]
         self.codec.eval()
-        with self.autocast():
+        with self.autocast(), self.average.in_place() if self.average else nullcontext():
             reconstructions = reconstruct(self.codec, clips, batch_size=self.config.batch_size)
         self.codec.train()
         result = evaluate_reconstructions(self.codec, clips, reconstructions)
         pairs = [side_by_side(*pair) for pair in zip(clips[:4], reconstructions.pictures[:4], strict=True)]
         log.pictures("held-out clips and reconstructions", contact_sheet(pairs), self.step)
-        return {"held_out_psnr": result.psnr, "usage": result.codebook_usage}
+        figures = {"held_out_psnr": result.psnr}
+        return figures if result.codebook_usage is None else figures | {"held_out_usage": result.codebook_usage}
 
     def save_checkpoint(self) -> Path:
         """Write everything that the rest of the run depends on, whole or not at all."""
         check_weights(self.step, self.codec.state_dict())
         folder = step_folder(self.output, self.step)
         state = {"step": self.step, "bf16": self.bf16, "optimizer": self.optimizer.state_dict(), "recipe": self.facts()}
+        if self.adversary is not None:
+            check_weights(self.step, self.adversary.network.state_dict())
+            state["adversary"] = self.adversary.tensors()
+            state["adversary_optimizer"] = self.adversary.optimizer.state_dict()
+        if self.average is not None:
+            state["average"] = self.average.average
         save_state(folder, self.codec.state_dict(), state)
         keep_last(self.output, self.config.keep_checkpoints)
         return folder
@@ -217,6 +271,10 @@ class CodecTrainer:
             )
         self.codec.load_state_dict(saved.tensors)
         self.optimizer.load_state_dict(saved.state["optimizer"])
+        if self.adversary is not None:
+            self.adversary.load(saved.state["adversary"], saved.state["adversary_optimizer"])
+        if self.average is not None:
+            self.average.load(saved.state["average"])
         self.bf16 = saved.state["bf16"]
         self.step = saved.state["step"]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tokvid.config_checks import at_least, less_than, positive
+from tokvid.config_checks import at_least, is_share, less_than, positive
 from tokvid.data.clips import DataConfig, SpriteDataConfig
+from tokvid.errors import ConfigError
 from tokvid.optimizer import MuonConfig, OptimizerConfig
 from tokvid.runtime import Precision
 from tokvid_tokenizers.codec_config import CodecConfig
+from tokvid_tokenizers.losses.adversarial import AdversarialConfig
 from tokvid_tokenizers.losses.reconstruction import ReconstructionLossConfig
 
 
@@ -17,8 +19,9 @@ from tokvid_tokenizers.losses.reconstruction import ReconstructionLossConfig
 class CodecTrainingConfig:
     """Every schedule counts steps, never minutes.
 
-    Learning rates rise linearly over ``warmup_steps`` and then fall linearly to zero at ``steps``.
-    ``precision: auto`` takes bf16 where the machine is clearly faster in it.
+    Learning rates rise linearly over ``warmup_steps`` and then fall linearly to zero at ``steps``. ``precision: auto``
+    takes bf16 where the machine is clearly faster in it. With an ``average_decay`` above 0 (0.999, say) what is
+    evaluated and saved is the moving average of the weights.
     """
 
     steps: int = 1000
@@ -28,6 +31,8 @@ class CodecTrainingConfig:
     gradient_clip: float = 1.0
     precision: Precision = "auto"
     loss: ReconstructionLossConfig = field(default_factory=ReconstructionLossConfig)
+    adversarial: AdversarialConfig | None = None
+    average_decay: float = 0.0
     log_every: int = 10
     validate_every: int = 500
     validation_clips: int = 128
@@ -38,6 +43,9 @@ class CodecTrainingConfig:
         at_least(self, 1, "steps", "batch_size", "log_every", "validate_every", "validation_clips")
         at_least(self, 1, "checkpoint_every", "keep_checkpoints")
         positive(self, "gradient_clip")
+        is_share(self, "average_decay")
+        if self.average_decay == 1:
+            raise ConfigError("average_decay 1 would keep the first weights; use less, or 0 for no average")
         less_than(self, "warmup_steps", "steps")
 
 

@@ -2,6 +2,7 @@
 
 tokvid info                                   versions, processor threads, bf16, devices
 tokvid info clip.mp4                          size, length, frame rate and metadata of a video
+tokvid info codes.tokvid                      what a file of codes holds, and the bits a pixel takes in it
 tokvid info preset:base                       a codec: parameters, strides, codebook, arithmetic
 tokvid info runs/codec --size 17x256x256      the same of a saved codec, for a clip of TxHxW
 tokvid info runs/lm                           a video language model: vocabulary, parameters, its codec
@@ -16,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokvid.codes_file import SUFFIX, CodesFile
+from tokvid.config import to_mapping
 from tokvid.errors import ConfigError, DataError
 
 # The size that published codecs are compared at.
@@ -64,6 +67,8 @@ def describe(what: str | None, size: str | None = None) -> dict[str, Any]:
         from tokvid.cli.info_model import describe_codec
 
         return describe_codec(what, size or SIZE)
+    if Path(what).suffix.lower() == SUFFIX:
+        return _codes(Path(what))
     if Path(what).is_dir():
         raise DataError(f"{what} holds neither a codec ({CONFIG}) nor a video language model ({VIDEO_LM})")
     return _video(Path(what))
@@ -81,6 +86,22 @@ def _video(path: Path) -> dict[str, Any]:
 
     facts = probe_video(path)
     return {"file": str(path), **dataclasses.asdict(facts)}
+
+
+def _codes(path: Path) -> dict[str, Any]:
+    file = CodesFile(path)
+    facts, size = file.facts, path.stat().st_size
+    height, width = facts.cells
+    return {
+        "file": str(path),
+        "grid": f"{file.latent_frames}x{height}x{width}",
+        "duration_s": facts.num_frames / facts.fps,
+        "bits_a_code": facts.bits,
+        "bytes": size,
+        # Of the whole file, its head included.
+        "bits_per_pixel": 8 * size / (facts.num_frames * facts.height * facts.width),
+        **to_mapping(facts),
+    }
 
 
 def _lines(facts: Mapping[str, Any], indent: str = "") -> list[str]:

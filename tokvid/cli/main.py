@@ -46,7 +46,10 @@ VERBS: dict[str, Verb] = {
     "demo": Verb("tokvid.cli.demo", "train a codec and a language model from nothing and show what they draw"),
     "train": Verb("tokvid.cli.train", "train what a recipe describes", overrides=True),
     "generate": Verb("tokvid.cli.generate", "draw a video from a caption"),
-    "info": Verb("tokvid.cli.info", "what this machine can do, or what a video, a codec or a model holds"),
+    "encode": Verb("tokvid.cli.encode", "turn videos into codes (.tokvid files)"),
+    "decode": Verb("tokvid.cli.decode", "turn codes back into videos"),
+    "evaluate": Verb("tokvid.cli.evaluate", "measure a codec on clips: figures, a table, its worst clips as pictures"),
+    "info": Verb("tokvid.cli.info", "what this machine can do, or what a video, its codes, a codec or a model hold"),
 }
 
 

@@ -10,6 +10,7 @@ more. Which captions count is told in :mod:`tokvid.data.folder_scan`. Nothing he
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
@@ -81,17 +82,20 @@ class _Folder:
 
 
 class FolderClips(ClipSource):
-    """The clips of one split of a folder; opening it looks into every video once, without decoding it all."""
+    """The clips of one split of a folder, of all for None; opening it looks into every video once, without decoding
+    it.
+    """
 
-    def __init__(self, config: FolderDataConfig, split: Split, *, folder: _Folder | None = None) -> None:
+    def __init__(self, config: FolderDataConfig, split: Split | None, *, folder: _Folder | None = None) -> None:
         folder = _look_into(config) if folder is None else folder
         self.config, self.split = config, split
         self.size, self.num_frames, self.fps = config.size, config.num_frames, config.fps
-        self.name = f"{Path(config.path).resolve().name}/{split}"
+        self.name = f"{Path(config.path).resolve().name}/{split or 'all'}"
         self.caption_rule = folder.scan.rule
         self.without_caption = tuple(video.name for video in folder.scan.videos if not video.caption)
         self._skipped = folder.skipped
-        self._windows = _choose_split(folder.by_video, split, config.held_out_share)
+        every = [window for windows in folder.by_video for window in windows]
+        self._windows = _choose_split(folder.by_video, split, config.held_out_share) if split else every
         self.num_videos = len({window.video.name for window in self._windows})
 
     @classmethod
@@ -99,6 +103,13 @@ class FolderClips(ClipSource):
         """Train and held out, looking into every video once for both."""
         folder = _look_into(config)
         return cls(config, "train", folder=folder), cls(config, "held_out", folder=folder)
+
+    def select(self, positions: Sequence[int]) -> Self:
+        """The same source with the clips at ``positions`` alone."""
+        chosen = copy.copy(self)
+        chosen._windows = [self._windows[position] for position in positions]
+        chosen.num_videos = len({window.video.name for window in chosen._windows})
+        return chosen
 
     def __len__(self) -> int:
         return len(self._windows)

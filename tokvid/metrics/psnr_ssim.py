@@ -25,7 +25,7 @@ def psnr(a: Pictures, b: Pictures) -> float:
 
     The squared error is averaged over the whole clip before the logarithm. Raises :class:`ShapeError`.
     """
-    _check(a, b)
+    check_clips(a, b)
     # int32 holds a difference squared, and the sum is taken in int64: exact for any clip.
     difference = a.astype(np.int32) - b.astype(np.int32)
     error = int(np.square(difference, out=difference).sum(dtype=np.int64)) / a.size
@@ -38,7 +38,7 @@ def ssim(a: Pictures, b: Pictures) -> float:
     Gaussian window of 11 by 11 pixels (sigma 1.5) where it fits wholly, each channel of each frame for itself, then the
     mean. Raises :class:`ShapeError`, also for pictures smaller than the window.
     """
-    _check(a, b)
+    check_clips(a, b)
     if min(a.shape[1:3]) < WINDOW:
         raise ShapeError(f"ssim needs pictures of at least {WINDOW}x{WINDOW} pixels, got {a.shape[1]}x{a.shape[2]}")
     # Some frames at a time: five filtered planes of a long clip in float64 would be large.
@@ -68,7 +68,8 @@ def _blur(planes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return blurred
 
 
-def _check(a: Pictures, b: Pictures) -> None:
+def check_clips(a: Pictures, b: Pictures) -> None:
+    """Raise :class:`ShapeError` unless both are uint8 clips ``[T,H,W,3]`` of one shape."""
     for name, pictures in (("the first clip", a), ("the second clip", b)):
         if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.size == 0:
             raise ShapeError(f"{name} must be uint8 [T,H,W,3], got {pictures.dtype} {list(pictures.shape)}")

@@ -21,10 +21,11 @@ class Patchify(nn.Module):
         self.patch = patch
         self.project = nn.Linear(3 * stride * patch * patch, channels)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Frames ``[B,3,T,H,W]`` -> ``[B*t,C,H/patch,W/patch]``."""
-        first = frames[:, :, :1].expand(-1, -1, self.stride - 1, -1, -1)
-        missing = -(frames.shape[2] - 1) % self.stride
+    def forward(self, frames: Tensor, *, begins: bool = True) -> Tensor:
+        """Frames ``[B,3,T,H,W]`` -> ``[B*t,C,H/patch,W/patch]``; ``begins``: the first is the first of its clip."""
+        before = self.stride - 1 if begins else 0
+        first = frames[:, :, :1].expand(-1, -1, before, -1, -1)
+        missing = -(frames.shape[2] + before) % self.stride
         last = frames[:, :, -1:].expand(-1, -1, missing, -1, -1)
         filled = torch.cat([first, frames, last], dim=2)
         patches = rearrange(
@@ -39,7 +40,7 @@ class Patchify(nn.Module):
 
 
 class Unpatchify(nn.Module):
-    """The way back: features to blocks of pixels; of the first block only the last frame is kept."""
+    """The way back: features to blocks of pixels; of the first block of a clip only the last frame is kept."""
 
     def __init__(self, stride: int, patch: int, channels: int) -> None:
         super().__init__()
@@ -47,8 +48,8 @@ class Unpatchify(nn.Module):
         self.patch = patch
         self.project = nn.Linear(channels, 3 * stride * patch * patch)
 
-    def forward(self, features: Tensor, t: int) -> Tensor:
-        """``[B*t,C,h,w]`` -> frames ``[B,3,1+(t-1)*stride,h*patch,w*patch]``."""
+    def forward(self, features: Tensor, t: int, *, begins: bool = True) -> Tensor:
+        """``[B*t,C,h,w]`` -> frames ``[B,3,T,h*patch,w*patch]``: T is t*stride, less stride-1 where a clip begins."""
         patches = self.project(features.permute(0, 2, 3, 1))
         frames: Tensor = rearrange(
             patches,
@@ -59,7 +60,7 @@ class Unpatchify(nn.Module):
             q=self.patch,
             c=3,
         )
-        return frames[:, :, self.stride - 1 :]
+        return frames[:, :, self.stride - 1 :] if begins else frames
 
 
 class Downsample(nn.Conv2d):

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokvid_tokenizers.layers.past import Past
+
 SHIFT_SHARE = 0.25
 """Of the channels; those that show the latent frame before."""
 
@@ -23,11 +25,14 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def shift_from_past(features: Tensor, t: int, channels: int) -> Tensor:
-    """Replace the first ``channels`` of ``[B*t,C,h,w]`` by those of the latent frame before (zeros for the first)."""
-    moved = features[:, :channels].unflatten(0, (-1, t))
-    past = F.pad(moved[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)).flatten(0, 1)
-    shifted = torch.cat([past, features[:, channels:]], dim=1)
+def shift_from_past(features: Tensor, moved: Tensor, before: Tensor | None) -> Tensor:
+    """Replace the first channels of ``[B*t,C,h,w]``, ``moved`` ``[B,t,c,h,w]``, by those of the latent frame before.
+
+    That of the first is ``before`` ``[B,1,c,h,w]``, zeros for None.
+    """
+    before = torch.zeros_like(moved[:, :1]) if before is None else before
+    past = torch.cat([before, moved[:, :-1]], dim=1).flatten(0, 1)
+    shifted = torch.cat([past, features[:, past.shape[1] :]], dim=1)
     return shifted.contiguous(memory_format=torch.channels_last)
 
 
@@ -47,11 +52,13 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
-    def forward(self, features: Tensor, t: int) -> Tensor:
-        """``[B*t,C,h,w]`` -> the same shape; frame i sees frames i and before."""
+    def forward(self, features: Tensor, t: int, past: Past | None = None) -> Tensor:
+        """``[B*t,C,h,w]`` -> the same shape; frame i sees frames i and before, also of earlier blocks in ``past``."""
         hidden = self.norm(features)
         if self.shift_channels:
-            hidden = shift_from_past(hidden, t, self.shift_channels)
+            moved = hidden[:, : self.shift_channels].unflatten(0, (-1, t))
+            before = None if past is None else past.exchange(self, moved[:, -1:])
+            hidden = shift_from_past(hidden, moved, before)
         hidden = F.silu(self.conv_in(hidden))
         out: Tensor = features + self.conv_out(hidden)
         return out
@@ -64,8 +71,8 @@ class ResidualStack(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(channels, local=local) for _ in range(count))
 
-    def forward(self, features: Tensor, t: int) -> Tensor:
+    def forward(self, features: Tensor, t: int, past: Past | None = None) -> Tensor:
         """``[B*t,C,h,w]`` -> the same shape."""
         for block in self.blocks:
-            features = block(features, t)
+            features = block(features, t, past)
         return features

@@ -1,35 +1,62 @@
-"""How far a reconstruction is from its clip, pixel by pixel."""
+"""How far a reconstruction is from its clip: pixel by pixel, and as a network sees it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from tokvid.config_checks import at_least, finite
 from tokvid.errors import ConfigError
+from tokvid.metrics.perceptual import PictureDistance, video_distance
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionLossConfig:
-    """Weights of the squared and the absolute error, both over frames in [-1, 1]."""
+    """Weights of the squared and the absolute error, over frames in [-1, 1], and of the perceptual distance.
+
+    The distance is ``efflite_distance``, for which the extra ``metrics`` installs the network. It is taken of
+    ``perceptual_frames`` frames of each clip, drawn anew at every step; 0 takes all.
+    """
 
     l2: float = 1.0
     l1: float = 0.0
+    perceptual: float = 0.0
+    perceptual_frames: int = 2
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "l1", "l2")
-        finite(self, "l1", "l2")
-        if self.l1 + self.l2 == 0:
-            raise ConfigError("l1 and l2 must not both be zero: there would be nothing to learn from")
+        at_least(self, 0, "l1", "l2", "perceptual", "perceptual_frames")
+        finite(self, "l1", "l2", "perceptual")
+        if self.l1 + self.l2 + self.perceptual == 0:
+            raise ConfigError("l1, l2 and perceptual must not all be zero: there would be nothing to learn from")
 
 
-def reconstruction_loss(config: ReconstructionLossConfig, reconstruction: Tensor, frames: Tensor) -> dict[str, Tensor]:
-    """Weighted parts of the loss, each a scalar: their sum is what is minimised. Both tensors ``[B,3,T,H,W]``."""
+def reconstruction_loss(
+    config: ReconstructionLossConfig,
+    reconstruction: Tensor,
+    frames: Tensor,
+    distance: PictureDistance | None = None,
+) -> dict[str, Tensor]:
+    """Weighted parts of the loss, each a scalar: their sum is what is minimised. Both tensors ``[B,3,T,H,W]``.
+
+    ``distance`` is the perceptual one, needed where it has a weight.
+    """
     error = reconstruction.float() - frames
     parts: dict[str, Tensor] = {}
     if config.l2:
         parts["l2"] = config.l2 * error.square().mean()
     if config.l1:
         parts["l1"] = config.l1 * error.abs().mean()
+    if config.perceptual:
+        assert distance is not None, "a perceptual loss needs its distance"
+        some = _some_frames(frames.shape[2], config.perceptual_frames)
+        parts["perceptual"] = (
+            config.perceptual * video_distance(distance, reconstruction[:, :, some].float(), frames[:, :, some]).mean()
+        )
     return parts
+
+
+def _some_frames(count: int, wanted: int) -> list[int]:
+    chosen: list[int] = torch.randperm(count)[: wanted or count].sort().values.tolist()
+    return chosen

@@ -1,0 +1,100 @@
+"""``tokvid encode`` and ``tokvid decode`` on real files and folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tokvid.cli.main import main
+from tokvid.codes_file import CodesFile
+from tokvid.video import Video, probe_video, write_video
+
+CODEC = ["--codec", "preset:tiny"]
+
+
+def write(path: Path, num_frames: int = 9, seed: int = 0) -> Path:
+    frames = np.random.default_rng(seed).integers(256, size=(num_frames, 16, 24, 3)).astype(np.uint8)
+    write_video(path, Video(frames=frames, fps=8))
+    return path
+
+
+def test_a_file_goes_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = write(tmp_path / "clip.mp4")
+    codes, again = tmp_path / "clip.tokvid", tmp_path / "again.mp4"
+    assert main(["encode", str(clip), str(codes), *CODEC]) == 0
+    assert "9 frames of 16x24" in capsys.readouterr().out
+    facts = CodesFile(codes).facts
+    assert facts.made_by["source"] == "clip.mp4" and str(tmp_path) not in json.dumps(facts.made_by)
+    assert main(["decode", str(codes), str(again), *CODEC]) == 0
+    info = probe_video(again)
+    assert (info.num_frames, info.height, info.width) == (9, 16, 24)
+    assert json.loads(info.metadata["tokvid"])["codes"] == "clip.tokvid"
+    capsys.readouterr()
+    assert main(["info", str(codes), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["grid"] == "3x2x3" and described["codec_id"] == facts.codec_id
+    assert described["bits_a_code"] == 10 and described["bytes"] == codes.stat().st_size
+
+
+def test_a_size_off_the_stride_is_padded_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = write(tmp_path / "clip.mp4")
+    assert main(["encode", str(clip), str(tmp_path / "a.tokvid"), "--size", "10x12", *CODEC]) == 0
+    assert "9 frames of 10x12, padded to 16x16" in capsys.readouterr().out
+    assert main(["decode", str(tmp_path / "a.tokvid"), str(tmp_path / "a.mp4"), *CODEC]) == 0
+    assert probe_video(tmp_path / "a.mp4").width == 12
+
+
+def test_a_folder_keeps_its_tree_and_names_what_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "in" / "a.mp4")
+    write(tmp_path / "in" / "deep" / "b.mkv", seed=1)
+    (tmp_path / "in" / "broken.mp4").write_bytes(b"")
+    (tmp_path / "in" / "note.txt").write_text("no video")
+    command = ["encode", str(tmp_path / "in"), str(tmp_path / "out"), *CODEC]
+    assert main(command) == 2
+    streams = capsys.readouterr()
+    assert "broken.mp4" in streams.err and "2 done, 0 skipped, 1 failed" in streams.err
+    made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.tokvid"))
+    assert made == ["a.tokvid", "deep/b.tokvid"]
+    assert main(command) == 2
+    assert "0 done, 2 skipped, 1 failed" in capsys.readouterr().err
+    assert main(["decode", str(tmp_path / "out"), str(tmp_path / "back"), *CODEC]) == 0
+    assert probe_video(tmp_path / "back" / "deep" / "b.mp4").num_frames == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["encode", "none.mp4", "a.tokvid"], "none.mp4 does not exist"),
+        (["encode", "clip.mp4", "a.mp4"], "must end in .tokvid"),
+        (["encode", "clip.mp4", "there.tokvid"], "-f to overwrite"),
+        (["encode", "clip.mp4", "folder"], "name the file to write"),
+        (["encode", "empty", "out"], "holds no file of"),
+        (["encode", "twins", "out"], "would both become"),
+        (["encode", "twins", "clip.mp4"], "is a file"),
+        (["encode", "clip.mp4", "a.tokvid", "--size", "10"], "HxW"),
+        (["encode", "clip.mp4", "a.tokvid", "--fps", "0"], "fps"),
+        (["decode", "there.tokvid", "a.mp4"], "torn"),
+        (["decode", "clip.mp4", "a.mp4"], "torn"),
+        (["decode", "there.tokvid", "a.gif"], "must end in .mp4"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "clip.mp4")
+    (tmp_path / "there.tokvid").write_bytes(b"no codes")
+    for name in ("folder", "empty", "twins"):
+        (tmp_path / name).mkdir()
+    for name in ("a.mp4", "a.mkv"):
+        (tmp_path / "twins" / name).write_bytes(b"")
+    assert main([*arguments, *CODEC]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and words in error

@@ -1,0 +1,149 @@
+"""From a video file to a ``.tokvid`` file and back, through a codec's streams: memory for one block, however long.
+
+An encoding that is interrupted leaves ``NAME.tokvid.parts`` beside the file. The same call goes on from there and gives
+the same file as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokvid.codes_file import CodesFacts, CodesFile
+from tokvid.errors import ModelError, VideoError
+from tokvid.frames import to_model, to_pictures
+from tokvid.video import count_frames, iter_video, probe_video, write_pictures
+from tokvid_tokenizers.codec import VideoCodec
+from tokvid_tokenizers.partial_encoding import PartialEncoding
+
+Pictures = npt.NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+"""Called with the frames done and the frames in all."""
+
+_KEEP_EVERY = 64
+"""Blocks between two states on the disk: what an interruption costs at most."""
+
+
+def encode_file(
+    codec: VideoCodec,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    fps: float | None = None,
+    size: tuple[int, int] | None = None,
+    made_by: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> CodesFacts:
+    """Encode the video ``source`` into the ``.tokvid`` file ``target``, replacing it.
+
+    ``fps`` and ``size`` (H, W) resample the video as :func:`tokvid.read_video` does. A size off the codec's stride is
+    padded by repeating the edge; the file remembers the video's own. Raises :class:`VideoError` for a source that
+    cannot be read, :class:`DataError` when the parts beside ``target`` are of something else.
+    """
+    if not codec.num_codebooks:
+        raise ModelError("a continuous codec has no codes: a file of them needs another quantizer")
+    info = probe_video(source)
+    rate = info.fps if fps is None else fps
+    if fps is None and not rate:
+        raise VideoError(f"{source}: states no frame rate; give fps to read it at")
+    height, width = size or (info.height, info.width)
+    facts = CodesFacts(
+        codec_id=codec.codec_id,
+        codebook_size=codec.codebook_size,
+        num_codebooks=codec.num_codebooks,
+        temporal_stride=codec.temporal_stride,
+        spatial_stride=codec.spatial_stride,
+        num_frames=1,
+        height=height,
+        width=width,
+        fps=rate,
+        made_by=made_by or {},
+    )
+    total = count_frames(info, rate)
+    block = codec.config.stream_block * codec.temporal_stride
+    parts = PartialEncoding(Path(target), facts, Path(source))
+    try:
+        with codec.stream_encoder() as stream:
+            parts.resume(stream)
+            pictures = _pictures_after(parts.frames, source, rate, size)
+            for number, chunk in enumerate(_chunks(pictures, block), start=1):
+                parts.append(stream.push(_frames(codec, chunk)), len(chunk))
+                if number % _KEEP_EVERY == 0:
+                    parts.keep(stream)
+                if progress:
+                    progress(parts.frames, total)
+            parts.append(stream.finish(), 0)
+        return parts.join()
+    finally:
+        parts.close()
+
+
+def decode_file(
+    codec: VideoCodec,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    metadata: dict[str, str] | None = None,
+    progress: Progress | None = None,
+) -> CodesFacts:
+    """Decode the ``.tokvid`` file ``source`` into the video ``target``, replacing it.
+
+    Raises :class:`ModelError` when another codec made the codes, :class:`CheckpointError` for a damaged file.
+    """
+    file = CodesFile(source)
+    facts = file.facts
+    if facts.codec_id != codec.codec_id:
+        raise ModelError(f"{file.path} was encoded with codec {facts.codec_id}, this one is {codec.codec_id}")
+
+    def pictures() -> Iterator[Pictures]:
+        for number, picture in enumerate(itertools.islice(_decoded(codec, file), facts.num_frames), start=1):
+            yield picture[: facts.height, : facts.width]
+            if progress:
+                progress(number, facts.num_frames)
+
+    write_pictures(target, pictures(), size=(facts.height, facts.width), fps=facts.fps, metadata=metadata)
+    return facts
+
+
+def pad_to_stride(frames: Tensor, stride: int) -> Tensor:
+    """Frames ``[B,3,T,H,W]``, H and W filled up to multiples of ``stride`` by repeating the last row and column."""
+    bottom, right = (-side % stride for side in frames.shape[-2:])
+    return F.pad(frames, (0, right, 0, bottom, 0, 0), mode="replicate") if bottom or right else frames
+
+
+def _frames(codec: VideoCodec, chunk: list[Pictures]) -> Tensor:
+    weight = next(codec.parameters())
+    return pad_to_stride(to_model(np.stack(chunk)), codec.spatial_stride).to(weight)
+
+
+def _decoded(codec: VideoCodec, file: CodesFile) -> Iterator[Pictures]:
+    device = next(codec.parameters()).device
+    block = codec.config.stream_block
+    with codec.stream_decoder() as stream:
+        for start in range(0, file.latent_frames, block):
+            codes = file.read(start, min(start + block, file.latent_frames))
+            yield from to_pictures(stream.push(torch.from_numpy(codes)[None].to(device)))[0]
+        yield from to_pictures(stream.finish())[0]
+
+
+def _pictures_after(
+    done: int, source: str | os.PathLike[str], fps: float, size: tuple[int, int] | None
+) -> Iterator[Pictures]:
+    """The pictures of a video but for the first ``done``, which were read before."""
+    # From the last one on, which there is: nothing begins at the very end of a video.
+    pictures = iter_video(source, start=max(0, done - 1) / fps, fps=fps, size=size)
+    return itertools.islice(pictures, 1 if done else 0, None)
+
+
+def _chunks(pictures: Iterator[Pictures], size: int) -> Iterator[list[Pictures]]:
+    while chunk := list(itertools.islice(pictures, size)):
+        yield chunk

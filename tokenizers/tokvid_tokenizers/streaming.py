@@ -1,0 +1,172 @@
+"""Encoding and decoding a video of any length piece by piece, with exactly the result of doing it at once.
+
+Equality holds by construction: :meth:`VideoCodec.encode` and ``decode`` run a whole clip through the same blocks that a
+stream waits for. The first block is the first frame alone, every other ``stream_block`` latent frames, and what the
+layers remember passes from one to the next. A stream holds one block and that memory, however long the video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from tokvid.errors import CheckpointError, ModelError, ShapeError
+from tokvid.frames import check_frames
+from tokvid_tokenizers.layers.past import Past
+
+if TYPE_CHECKING:
+    from tokvid_tokenizers.codec import VideoCodec
+
+_WAITING = "waiting"
+_PAST = "past."
+
+
+def blocks_of(clip: Tensor, block: int) -> Iterator[Tensor]:
+    """Cut ``[B,C,T,H,W]`` along T as streams do: one, then ``block`` at a time, then the rest."""
+    yield clip[:, :, :1]
+    for start in range(1, clip.shape[2], block):
+        yield clip[:, :, start : start + block]
+
+
+class _Stream:
+    """One clip under way: what waits for its block to be full, and what the layers remember."""
+
+    def __init__(self, codec: VideoCodec, batch_size: int, block: int) -> None:
+        if batch_size < 1:
+            raise ShapeError(f"batch_size must be at least 1, got {batch_size}")
+        self._codec = codec
+        self._batch_size = batch_size
+        self._block = block
+        self._past = Past()
+        self._waiting: Tensor | None = None
+        self._open = False
+        self._finished = False
+
+    def __enter__(self) -> Self:
+        if self._finished:
+            raise ModelError("this stream is finished: open another one")
+        self._open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        self._open, self._finished = False, True
+        self._waiting, self._past = None, Past()
+
+    def _check_open(self) -> None:
+        if not self._open:
+            state = "is finished: open another one" if self._finished else "is not open: enter it with 'with'"
+            raise ModelError(f"this stream {state}")
+
+    def _take(self, piece: Tensor, *, what: str) -> Iterator[Tensor]:
+        """Add ``piece`` ``[B,C,n,H,W]`` to what waits; the blocks that are now full."""
+        if piece.shape[0] != self._batch_size:
+            raise ShapeError(
+                f"this stream was opened for batch_size={self._batch_size}, got {what} {list(piece.shape)}"
+            )
+        waiting = self._waiting
+        if waiting is not None and piece.shape[3:] != waiting.shape[3:]:
+            raise ShapeError(
+                f"{what} of a stream keep their size: {list(waiting.shape[3:])}, got {list(piece.shape[3:])}"
+            )
+        joined = piece if waiting is None else torch.cat([waiting, piece], dim=2)
+        while joined.shape[2] >= (need := self._block if self._past.begun else 1):
+            yield joined[:, :, :need]
+            joined = joined[:, :, need:]
+        # A copy, so that what was pushed can go.
+        self._waiting = joined.clone()
+
+
+class StreamEncoder(_Stream):
+    """Frames in, codes out; see :meth:`VideoCodec.stream_encoder`."""
+
+    def __init__(self, codec: VideoCodec, batch_size: int) -> None:
+        super().__init__(codec, batch_size, codec.config.stream_block * codec.temporal_stride)
+
+    @torch.no_grad()
+    def push(self, frames: Tensor) -> Tensor:
+        """Codes int64 ``[B,K,t',h,w]`` of the blocks that ``frames`` ``[B,3,T',H,W]`` in [-1, 1] fill; t' may be 0."""
+        self._check_open()
+        check_frames(frames, self._codec.spatial_stride)
+        parts = [self._codec.encode_block(block, self._past) for block in self._take(frames, what="frames")]
+        return torch.cat([self._nothing(frames), *parts], dim=2)
+
+    @torch.no_grad()
+    def finish(self) -> Tensor:
+        """Codes of the frames that still wait, the last group filled by repeating the last frame; closes the stream."""
+        self._check_open()
+        waiting = self._waiting
+        if waiting is None:
+            raise ModelError("nothing was pushed into this stream")
+        parts = [self._nothing(waiting)]
+        if waiting.shape[2]:
+            parts.append(self._codec.encode_block(waiting, self._past))
+        self._close()
+        return torch.cat(parts, dim=2)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything the rest of the stream depends on, for a file; empty before the first push."""
+        if self._waiting is None:
+            return {}
+        past = self._past.tensors(self._codec.encoder)
+        return {_WAITING: self._waiting} | {_PAST + name: tensor for name, tensor in past.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what :meth:`state` gave, in a stream just opened on the same codec."""
+        self._check_open()
+        if self._waiting is not None:
+            raise ModelError("only a stream into which nothing was pushed can be restored")
+        if state:
+            past = {name.removeprefix(_PAST): tensor for name, tensor in state.items() if name != _WAITING}
+            try:
+                self._waiting, self._past = state[_WAITING], Past.of(self._codec.encoder, past)
+            except KeyError as error:
+                raise CheckpointError(
+                    f"this state is of another codec or no stream's: it lacks or adds {error}"
+                ) from None
+
+    def _nothing(self, frames: Tensor) -> Tensor:
+        height, width = (side // self._codec.spatial_stride for side in frames.shape[-2:])
+        shape = (self._batch_size, self._codec.num_codebooks, 0, height, width)
+        return torch.empty(shape, dtype=torch.int64, device=frames.device)
+
+
+class StreamDecoder(_Stream):
+    """Codes in, frames out; see :meth:`VideoCodec.stream_decoder`."""
+
+    def __init__(self, codec: VideoCodec, batch_size: int) -> None:
+        super().__init__(codec, batch_size, codec.config.stream_block)
+
+    @torch.no_grad()
+    def push(self, codes: Tensor) -> Tensor:
+        """Frames ``[B,3,T',H,W]`` in [-1, 1] of the blocks that ``codes`` ``[B,K,t',h,w]`` fill; T' may be 0."""
+        self._check_open()
+        self._codec.quantizer.check_codes(codes)
+        parts = [self._codec.decode_block(block, self._past) for block in self._take(codes, what="codes")]
+        return torch.cat([self._nothing(codes), *parts], dim=2)
+
+    @torch.no_grad()
+    def finish(self) -> Tensor:
+        """Frames of the codes that still wait; closes the stream. The last group is whole: the caller trims it."""
+        self._check_open()
+        waiting = self._waiting
+        if waiting is None:
+            raise ModelError("nothing was pushed into this stream")
+        parts = [self._nothing(waiting)]
+        if waiting.shape[2]:
+            parts.append(self._codec.decode_block(waiting, self._past))
+        self._close()
+        return torch.cat(parts, dim=2)
+
+    def _nothing(self, codes: Tensor) -> Tensor:
+        height, width = (side * self._codec.spatial_stride for side in codes.shape[-2:])
+        weight = next(self._codec.decoder.parameters())
+        return torch.empty((self._batch_size, 3, 0, height, width), dtype=weight.dtype, device=weight.device)

@@ -1,0 +1,43 @@
+"""Turn codes back into videos: a .tokvid file into a video, a folder into a folder of them with the tree kept.
+
+tokvid decode long.tokvid long-again.mp4 --codec runs/demo/codec/codec
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from tokvid.cli.file_pairs import FilePair, pairs
+from tokvid.cli.progress import counted
+from tokvid.codes_file import SUFFIX
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``FILE.tokvid VIDEO --codec CODEC``."""
+    parser.add_argument("input", metavar="IN", help=f"a {SUFFIX} file, or a folder of them")
+    parser.add_argument("output", metavar="OUT", help="the video (.mp4), or the folder, to write")
+    parser.add_argument(
+        "--codec", required=True, metavar="CODEC", help="the codec that encoded it: a folder, org/name, or preset:NAME"
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite files that exist")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Decode every file, one line each."""
+    found = pairs(arguments.input, arguments.output, {SUFFIX}, ".mp4", force=arguments.force)
+    from tokvid.provenance import provenance
+    from tokvid_tokenizers import load_codec
+    from tokvid_tokenizers.files import decode_file
+
+    codec = load_codec(arguments.codec)
+
+    def decode(pair: FilePair) -> str:
+        made_by = {"codes": pair.source.name, "codec": codec.codec_id, **provenance()}
+        with counted(f"decode {pair.source.name}", "frames") as progress:
+            facts = decode_file(
+                codec, pair.source, pair.target, metadata={"tokvid": json.dumps(made_by)}, progress=progress
+            )
+        return f"{facts.num_frames} frames of {facts.height}x{facts.width}"
+
+    return found.each(decode)

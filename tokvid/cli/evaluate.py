@@ -1,0 +1,134 @@
+"""Measure a codec on clips: fidelity, how it looks and moves, its codes, and its worst clips as pictures.
+
+tokvid evaluate runs/demo/codec/codec sprites --size 32x32 -o runs/evaluation
+tokvid evaluate preset:base my_videos --size 128x128 --clips 64 -o runs/evaluation
+
+DATA is a folder of videos, or 'sprites' for held-out clips of the built-in world. The folder written has
+evaluation.json, clips.jsonl with a line a clip, and report.html. The same command gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokvid.atomic import write_text
+from tokvid.cli.generate import parse_size
+from tokvid.cli.progress import counted
+from tokvid.errors import DataError
+
+if TYPE_CHECKING:
+    from tokvid.data.clips import ClipArray
+    from tokvid_tokenizers.full_evaluation import FullEvaluation
+
+_WORST = 12
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``CODEC DATA -o FOLDER`` and which clips."""
+    parser.add_argument("codec", metavar="CODEC", help="a codec's folder, org/name on the Hub, or preset:NAME")
+    parser.add_argument("data", metavar="DATA", help="a folder of videos, or 'sprites'")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where to write what was found")
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite an earlier evaluation there")
+    parser.add_argument("--size", default="64x64", metavar="HxW", help="of the clips in pixels (default 64x64)")
+    parser.add_argument("--frames", type=int, default=17, help="frames of a clip (default 17)")
+    parser.add_argument("--fps", type=float, default=8.0, help="frames a second that clips are read at (default 8)")
+    parser.add_argument("--clips", type=int, default=256, help="at most so many clips, spread over DATA (default 256)")
+    parser.add_argument(
+        "--lpips", nargs=2, metavar=("VGG", "LINEAR"), help="weights of VGG-16 and of LPIPS's linear layers, for LPIPS"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, write, and print the figures."""
+    output = Path(arguments.output)
+    if (output / "evaluation.json").exists() and not arguments.force:
+        raise DataError(f"{output} holds an evaluation: give another folder, or -f to overwrite it")
+    size = parse_size(arguments.size)
+    from tokvid.metrics.perceptual import LPIPS, PictureDistance
+    from tokvid.provenance import provenance
+    from tokvid.runtime import prepare
+    from tokvid_tokenizers import load_codec
+    from tokvid_tokenizers.full_evaluation import evaluate_codec, table
+
+    prepare(0)
+    codec = load_codec(arguments.codec)
+    codec.grid_for(arguments.frames, *size)  # before clips are decoded that it could not take
+    distances: dict[str, PictureDistance] | None = (
+        {"lpips": LPIPS(*arguments.lpips).distance} if arguments.lpips else None
+    )
+    clips = _load(arguments.data, size, arguments.frames, arguments.fps, arguments.clips)
+    with counted("measure") as progress:
+        evaluation = evaluate_codec(codec, clips.frames, distances=distances, progress=progress)
+    facts = {
+        "codec": Path(arguments.codec).name,
+        "codec_id": codec.codec_id,
+        "data": Path(arguments.data).name,
+        "clips": f"{len(clips)} of {arguments.frames} frames of {arguments.size} at {arguments.fps:g} fps",
+        "skipped": [name for name, _ in clips.skipped],
+        "figures": evaluation.figures,
+        "left_out": evaluation.left_out,
+        **provenance(0),
+    }
+    write_text(output / "evaluation.json", json.dumps(facts, indent=2) + "\n")
+    write_text(output / "clips.jsonl", "".join(json.dumps(row) + "\n" for row in table(clips.names, evaluation)))
+    _page(clips, evaluation, facts).save(output / "report.html")
+    if arguments.json:
+        print(json.dumps(facts["figures"], indent=2))
+    else:
+        for name, value in evaluation.figures.items():
+            print(f"{name:<22}{value:.5g}")
+        print(output / "report.html")
+    for name, reason in evaluation.left_out.items():
+        print(f"no {name}: {reason}", file=sys.stderr)
+    return 0
+
+
+def _load(data: str, size: tuple[int, int], num_frames: int, fps: float, count: int) -> ClipArray:
+    """At most ``count`` clips of ``data``, with what was skipped said on stderr."""
+    from tokvid.data.clip_source import spread
+    from tokvid.data.clips import FolderClips, FolderDataConfig, SpriteDataConfig, materialise, open_clips
+
+    if count < 1:
+        raise DataError(f"--clips must be at least 1, got {count}")
+    if data == "sprites":
+        sprites = SpriteDataConfig(size=size, num_frames=num_frames, fps=fps, train_clips=1, held_out_clips=count)
+        with counted("draw clips") as progress:
+            return materialise(open_clips(sprites, "held_out"), progress=progress)
+    source = FolderClips(FolderDataConfig(path=data, size=size, num_frames=num_frames, fps=fps), None)
+    if not len(source):
+        raise DataError(
+            f"{data}: no video is long enough for a clip of {num_frames} frames at {fps:g} fps; ask for fewer"
+        )
+    source = source.select(spread(len(source), count))
+    with counted("read clips") as progress:
+        clips = materialise(source, progress=progress)
+    for name, reason in clips.skipped:
+        print(f"skipped {name}: {reason}", file=sys.stderr)
+    return clips
+
+
+def _page(clips: ClipArray, evaluation: FullEvaluation, facts: dict[str, Any]) -> Any:
+    from tokvid.report.page import Card, Figure, Report
+    from tokvid.report.pictures import animated, side_by_side
+    from tokvid_tokenizers.full_evaluation import table, worst
+
+    report = Report("Codec evaluation", f"{facts['codec']} on {facts['data']}: {facts['clips']}")
+    report.figures([Figure(name=name, value=f"{value:.4g}") for name, value in evaluation.figures.items()])
+    cards = [
+        Card(
+            uri=animated(side_by_side(clips.frames[n], evaluation.reconstructions.pictures[n]), clips.fps),
+            caption=clips.names[n],
+            detail=f"{evaluation.each['psnr'][n]:.2f} dB",
+        )
+        for n in worst(evaluation.each["psnr"], _WORST)
+    ]
+    report.section("Worst clips", "Lowest PSNR first; the original on the left, its reconstruction on the right.")
+    report.cards(cards)
+    rows = table(clips.names, evaluation)
+    report.section("Every clip").table(list(rows[0]), [list(row.values()) for row in rows])
+    return report.facts({k: v for k, v in facts.items() if k != "figures"}, "Versions and settings")
