@@ -1,8 +1,9 @@
 """Frozen keyword-only dataclasses from plain mappings, and back.
 
 A configuration lives beside the class it configures. A union of dataclasses is closed: each member has a
-``kind: Literal[...]`` field, and the mapping's ``kind`` chooses. Unknown keys, wrong types and missing fields
-raise :class:`ConfigError` with the dotted place. Nothing is imported by name and nothing is evaluated.
+``kind: Literal[...]`` field, and the mapping's ``kind`` chooses. What was a single dataclass can become a union: the
+member whose ``kind`` is marked :data:`ADDED_LATER` is what a mapping without a kind means. Unknown keys, wrong types
+and missing fields raise :class:`ConfigError` with the dotted place. Nothing is imported by name, nothing is evaluated.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tokvid.errors import ConfigError, did_you_mean
 T = TypeVar("T")
 
 # Metadata of a field that an earlier version did not have: ``field(default=..., metadata=ADDED_LATER)``. Its default
-# must mean what was done before there was the field. See identity().
+# must mean what was done before there was the field. See identity(); of a ``kind`` see also the docstring above.
 ADDED_LATER = types.MappingProxyType({"added_later": True})
 
 
@@ -46,6 +47,11 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T
     except ValueError as error:  # also a ConfigError: what the dataclass says of itself does not know its place
         place = where or ("" if isinstance(error, ConfigError) else cls.__name__)
         raise ConfigError(f"{place}: {error}" if place else str(error)) from error
+
+
+def from_union(union: Any, data: Mapping[str, Any], *, where: str = "") -> Any:
+    """:func:`from_mapping` of that dataclass of the ``union`` (``A | B``) which the ``kind`` of ``data`` names."""
+    return from_mapping(_member(get_args(union), data, where), data, where=where)
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -158,19 +164,29 @@ def _convert_union(hint: Any, value: Any, place: str) -> Any:
     if any(isinstance(value, c) for c in classes):  # type: ignore[arg-type]
         return value
     if classes:
-        by_kind = {get_args(typing.get_type_hints(c)["kind"])[0]: c for c in classes}
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"'{place}': expected a section with a kind of {sorted(by_kind)}, got {value!r}")
-        kind = value.get("kind")
-        if not isinstance(kind, str) or kind not in by_kind:
-            raise ConfigError(f"'{place}.kind' is {kind!r}: {did_you_mean(str(kind), by_kind)}")
-        return _convert(by_kind[kind], value, place)
+        return _convert(_member(classes, value, place), value, place)
     for option in options:
         try:
             return _convert(option, value, place)
         except ConfigError:
             continue
     raise ConfigError(f"'{place}': expected {hint}, got {value!r}")
+
+
+def _member(classes: Sequence[Any], value: Any, place: str) -> Any:
+    """The one of ``classes`` that the mapping ``value`` describes."""
+    by_kind = {get_args(typing.get_type_hints(c)["kind"])[0]: c for c in classes}
+    if not isinstance(value, Mapping):
+        expected = f"expected a section with a kind of {sorted(by_kind)}, got {value!r}"
+        raise ConfigError(f"'{place}': {expected}" if place else expected)
+    before = [c for c in classes for f in dataclasses.fields(c) if f.name == "kind" and f.metadata.get("added_later")]
+    if "kind" not in value and len(before) == 1:
+        return before[0]
+    kind = value.get("kind")
+    if not isinstance(kind, str) or kind not in by_kind:
+        name = f"{place}.kind" if place else "kind"
+        raise ConfigError(f"'{name}' is {kind!r}: {did_you_mean(str(kind), by_kind)}")
+    return by_kind[kind]
 
 
 def _convert_tuple(hint: Any, value: Any, place: str) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokvid.config import ADDED_LATER, apply_overrides, from_mapping, identity, to_mapping
+from tokvid.config import ADDED_LATER, apply_overrides, from_mapping, from_union, identity, to_mapping
 from tokvid.config_checks import at_least
 from tokvid.errors import ConfigError, did_you_mean
 
@@ -248,3 +248,49 @@ def test_the_identity_has_what_was_added_later_only_where_it_is_used() -> None:
     assert identity(_Machine(part=_Part(speed=2))) == {"name": "a", "part": {"size": 3, "speed": 2}}
     assert identity(_Machine(spare=_Part(size=4))) == {"name": "a", "part": {"size": 3}, "spare": {"size": 4}}
     assert to_mapping(_Machine())["spare"] == {"size": 3, "speed": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Old:
+    kind: Literal["old"] = field(default="old", metadata=ADDED_LATER)
+    size: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class _New:
+    kind: Literal["new"] = "new"
+    length: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Holder:
+    thing: _Old | _New = field(default_factory=_Old)
+
+
+def test_what_was_written_before_there_were_kinds_is_of_the_first_kind() -> None:
+    assert from_mapping(_Holder, {"thing": {"size": 5}}).thing == _Old(size=5)
+    assert from_mapping(_Holder, {"thing": {"kind": "new", "length": 5}}).thing == _New(length=5)
+    assert identity(_Holder()) == {"thing": {"size": 3}} and identity(_Holder(thing=_New()))["thing"]["kind"] == "new"
+    for thing in (_Old(size=2), _New(length=2)):
+        assert from_mapping(_Holder, to_mapping(_Holder(thing=thing))).thing == thing
+    with pytest.raises(ConfigError, match=r"unknown key 'thing\.length'"):
+        from_mapping(_Holder, {"thing": {"length": 5}})
+    with pytest.raises(ConfigError, match=r"'thing\.kind' is None: known: new, old"):
+        from_mapping(_Holder, {"thing": {"kind": None}})
+
+
+def test_a_union_by_itself() -> None:
+    assert from_union(_Old | _New, {"size": 5}) == _Old(size=5)
+    assert from_union(_Old | _New, {"kind": "new"}) == _New()
+    assert from_union(Circle | Box, {"kind": "circle", "radius": 2}) == Circle(radius=2.0)
+    for data, says in [
+        ({"kind": "nwe"}, "^'kind' is 'nwe': did you mean 'new'"),
+        ({"kind": "new", "size": 1}, "^unknown key 'size': known: kind, length$"),
+        ([1], r"^expected a section with a kind of \['new', 'old'\], got \[1\]$"),
+    ]:
+        with pytest.raises(ConfigError, match=says):
+            from_union(_Old | _New, data)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^'kind' is None: known: box, circle$"):
+        from_union(Circle | Box, {"radius": 2})
+    with pytest.raises(ConfigError, match=r"^'a\.kind' is 'b'"):
+        from_union(Circle | Box, {"kind": "b"}, where="a")
