@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tokvid_tokenizers import CodecConfig, VideoCodec, load_codec
-from tokvid_tokenizers.layers.residual import ResidualBlock
+from tokvid_tokenizers import CodecConfig, FactorisedCodecConfig, TransformerCodecConfig, VideoCodec, load_codec
+from tokvid_tokenizers.codec_config import AnyCodecConfig
 from tokvid_tokenizers.quantizers import FSQConfig
 
 SMALLEST = CodecConfig(
     patch=4, channels=(8,), encoder_blocks=(1,), decoder_blocks=(1,), quantizer=FSQConfig(levels=(5, 5, 3))
 )
+FACTORISED = FactorisedCodecConfig(
+    patch=2,
+    channels=(8, 12),
+    encoder_blocks=(1, 1),
+    decoder_blocks=(1, 1),
+    halves_time=(True, True),
+    quantizer=FSQConfig(levels=(5, 5, 3)),
+)
+TRANSFORMER = TransformerCodecConfig(
+    patch=4,
+    channels=16,
+    heads=2,
+    encoder_blocks=2,
+    decoder_blocks=2,
+    temporal_window=2,
+    spatial_window=2,
+    expansion=2,
+    quantizer=FSQConfig(levels=(5, 5, 3)),
+)
+NEW_KINDS: dict[str, FactorisedCodecConfig | TransformerCodecConfig] = {
+    "factorised": FACTORISED,
+    "transformer": TRANSFORMER,
+}
+ALL_KINDS: dict[str, AnyCodecConfig] = {"shift": SMALLEST, **NEW_KINDS}
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -24,9 +48,9 @@ def enliven(codec: VideoCodec, seed: int = 0) -> VideoCodec:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in codec.modules():
-            if isinstance(module, ResidualBlock):
-                fan_in = module.conv_out.weight[0].numel()
-                module.conv_out.weight.normal_(std=fan_in**-0.5, generator=generator)
+            if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.any():
+                fan_in = module.weight[0].numel()
+                module.weight.normal_(std=fan_in**-0.5, generator=generator)
     codec.calibrate(noise(2, 3, 5, 32, 32, seed=seed))
     return codec.eval()
 
@@ -36,8 +60,8 @@ def lively_preset(name: str) -> VideoCodec:
     return enliven(load_codec(f"preset:{name}"))
 
 
-def smallest_codec(seed: int = 0, config: CodecConfig = SMALLEST) -> VideoCodec:
-    """The smallest codec that has every part but a second resolution."""
+def smallest_codec(seed: int = 0, config: AnyCodecConfig = SMALLEST) -> VideoCodec:
+    """The smallest codec that has every part but a second resolution, or one of another configuration."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return enliven(VideoCodec(config), seed)

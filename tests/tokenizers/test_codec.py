@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.tokenizers.lively import lively_preset, noise, settled, smallest_codec
+from tests.tokenizers.lively import FACTORISED, TRANSFORMER, lively_preset, noise, settled, smallest_codec
 from tokvid.errors import ConfigError, ModelError, ShapeError
 from tokvid.grid import Grid, latent_frames
-from tokvid_tokenizers import CodecConfig, VideoCodec, list_codecs, load_codec
+from tokvid_tokenizers import CodecConfig, FactorisedCodecConfig, VideoCodec, list_codecs, load_codec
 from tokvid_tokenizers.presets import PRESETS
 from tokvid_tokenizers.quantizers import FSQConfig
 
@@ -32,13 +32,33 @@ LOCAL = CodecConfig(
 
 
 KEY_FRAMES = dataclasses.replace(LOCAL, local_encoder=False, key_frames=True)
-CONFIGS = {"local": LOCAL, "key-frames": KEY_FRAMES}
+SHIFT = {"local": LOCAL, "key-frames": KEY_FRAMES}
+OTHERS = {"factorised": FACTORISED, "transformer": TRANSFORMER}
+SHIFT_PRESETS = sorted(name for name, config in PRESETS.items() if isinstance(config, CodecConfig))
 
 
-@pytest.fixture(scope="module", params=[*sorted(PRESETS), *CONFIGS])
+def named(name: str) -> VideoCodec:
+    config = (SHIFT | OTHERS).get(name)
+    return smallest_codec(config=config) if config else lively_preset(name)
+
+
+@pytest.fixture(scope="module", params=[*SHIFT_PRESETS, *SHIFT, *OTHERS])
 def codec(request: pytest.FixtureRequest) -> VideoCodec:
-    config = CONFIGS.get(request.param)
-    return smallest_codec(config=config) if config else lively_preset(request.param)
+    return named(request.param)
+
+
+@pytest.fixture(scope="module", params=[*SHIFT_PRESETS, *SHIFT, "factorised"])
+def convolutional(request: pytest.FixtureRequest) -> VideoCodec:
+    return named(request.param)
+
+
+@pytest.fixture(scope="module", params=[*SHIFT_PRESETS, *SHIFT])
+def shifting(request: pytest.FixtureRequest) -> VideoCodec:
+    return named(request.param)
+
+
+def is_local(codec: VideoCodec) -> bool:
+    return isinstance(codec.config, CodecConfig) and codec.config.local_encoder
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +144,7 @@ def test_a_later_frame_never_changes_an_earlier_code(codec: VideoCodec, changed:
 @settings(max_examples=10, deadline=None)
 @given(groups=st.integers(0, 2))
 def test_what_follows_a_whole_group_does_not_change_it(codec: VideoCodec, groups: int) -> None:
-    frames = noise(1, 3, 10, SIZE, SIZE)
+    frames = noise(1, 3, 2 + 2 * codec.temporal_stride, SIZE, SIZE)
     whole = 1 + groups * codec.temporal_stride
     beginning = codec.encode_latents(frames[:, :, :whole])
     torch.testing.assert_close(codec.encode_latents(frames)[:, :, : 1 + groups], beginning, atol=1e-5, rtol=0)
@@ -145,28 +165,31 @@ def test_a_later_code_never_changes_an_earlier_frame(codec: VideoCodec, changed:
 
 
 def test_gradients_reach_the_present_and_the_past_only(codec: VideoCodec) -> None:
-    frames = noise(1, 3, 13, SIZE, SIZE).requires_grad_()
+    stride = codec.temporal_stride
+    frames = noise(1, 3, 1 + 3 * stride, SIZE, SIZE).requires_grad_()
     codec.encode_latents(frames)[:, :, 2].square().sum().backward()
     assert frames.grad is not None
     by_frame = frames.grad.abs().amax(dim=(0, 1, 3, 4))
-    seen = set(range(5, 9) if codec.config.local_encoder else range(9))
-    if codec.config.key_frames:
-        seen &= {0, 4, 8}
-    assert (by_frame > 0).tolist() == [frame in seen for frame in range(13)]
+    seen = set(range(1 + stride if is_local(codec) else 0, 1 + 2 * stride))
+    if isinstance(codec.config, CodecConfig) and codec.config.key_frames:
+        seen &= {0, stride, 2 * stride}
+    assert (by_frame > 0).tolist() == [frame in seen for frame in range(1 + 3 * stride)]
 
     latents = noise(1, codec.quantizer.dim, 4, 2, 2).requires_grad_()
-    codec.decode_latents(latents)[:, :, 8].square().sum().backward()
+    codec.decode_latents(latents)[:, :, 2 * stride].square().sum().backward()
     assert latents.grad is not None
     by_latent = latents.grad.abs().amax(dim=(0, 1, 3, 4))
     assert (by_latent > 0).tolist() == [True, True, True, False]
 
 
-def test_a_distant_region_changes_nothing_here(codec: VideoCodec) -> None:
+def test_a_distant_region_changes_nothing_here(convolutional: VideoCodec) -> None:
     """No statistic runs over space: beyond the reach of the convolutions every value is the same, bit by bit."""
-    config, stride = codec.config, codec.spatial_stride
+    codec = convolutional
+    config, stride, local = codec.config, codec.spatial_stride, is_local(codec)
+    assert isinstance(config, CodecConfig | FactorisedCodecConfig)
     cell_sizes = [config.patch * 2**level for level in range(len(config.channels))]
     # A block has two 3x3 convolutions, so it sees two cells of its resolution to each side.
-    blocks_seen = (0, 0) if config.local_encoder else config.encoder_blocks
+    blocks_seen = (0, 0) if local else config.encoder_blocks
     reach = sum(2 * blocks * size for blocks, size in zip(blocks_seen, cell_sizes, strict=True))
     cells = -(-reach // stride)
     frames = noise(1, 3, 1, stride, (cells + 3) * stride)
@@ -175,7 +198,7 @@ def test_a_distant_region_changes_nothing_here(codec: VideoCodec) -> None:
     latents, latents_of_other = codec.encode_latents(frames), codec.encode_latents(other)
     assert torch.equal(latents[..., :2], latents_of_other[..., :2])
     assert torch.equal(codec.encode(frames)[..., :2], codec.encode(other)[..., :2])
-    assert torch.equal(latents[..., -2], latents_of_other[..., -2]) == config.local_encoder
+    assert torch.equal(latents[..., -2], latents_of_other[..., -2]) == local
     assert not torch.equal(latents[..., -1], latents_of_other[..., -1])
 
     reach = stride + sum(2 * blocks * size for blocks, size in zip(config.decoder_blocks, cell_sizes, strict=True))
@@ -187,15 +210,17 @@ def test_a_distant_region_changes_nothing_here(codec: VideoCodec) -> None:
     assert not torch.equal(decoded[..., -2 * stride : -stride], decoded_of_changed[..., -2 * stride : -stride])
 
 
-def test_a_distant_past_changes_nothing_now(codec: VideoCodec) -> None:
+def test_a_distant_past_changes_nothing_now(shifting: VideoCodec) -> None:
     """No statistic runs over time: each block looks back one latent frame."""
-    reach = 0 if codec.config.local_encoder else sum(codec.config.encoder_blocks)
-    frames = noise(1, 3, 1 + codec.temporal_stride * (reach + 2), 8, 8)
+    codec, side = shifting, shifting.spatial_stride
+    assert isinstance(codec.config, CodecConfig)
+    reach = 0 if is_local(codec) else sum(codec.config.encoder_blocks)
+    frames = noise(1, 3, 1 + codec.temporal_stride * (reach + 2), side, side)
     other = frames.clone()
-    other[:, :, 0] = noise(1, 3, 8, 8, seed=1)
+    other[:, :, 0] = noise(1, 3, side, side, seed=1)
     latents, latents_of_other = codec.encode_latents(frames), codec.encode_latents(other)
     assert torch.equal(latents[:, :, reach + 1 :], latents_of_other[:, :, reach + 1 :])
-    assert torch.equal(latents[:, :, 1], latents_of_other[:, :, 1]) == codec.config.local_encoder
+    assert torch.equal(latents[:, :, 1], latents_of_other[:, :, 1]) == is_local(codec)
 
 
 @pytest.mark.parametrize(("patch", "channels", "blocks"), [(4, (8,), (3,)), (2, (8, 12), (1, 2))])
@@ -333,7 +358,8 @@ def test_calibration_spreads_the_latents() -> None:
 
 
 def test_presets_are_seeded() -> None:
-    assert list_codecs() == ["preset:base", "preset:small", "preset:tiny"]
+    names = ["base", "quality", "transformer", "compact", "long", "image", "small", "tiny"]
+    assert list_codecs() == [f"preset:{name}" for name in names]
     before = torch.random.get_rng_state()
     assert load_codec("preset:tiny").codec_id == load_codec("preset:tiny", seed=0).codec_id
     assert load_codec("preset:tiny").codec_id != load_codec("preset:tiny", seed=1).codec_id

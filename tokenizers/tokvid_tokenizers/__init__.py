@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from tokvid_tokenizers.codec import CodecOutput, VideoCodec
-from tokvid_tokenizers.codec_config import CodecConfig
+from tokvid_tokenizers.codec_config import CodecConfig, FactorisedCodecConfig, TransformerCodecConfig
 from tokvid_tokenizers.registry import list_codecs, load_codec
 
-__all__ = ["CodecConfig", "CodecOutput", "VideoCodec", "list_codecs", "load_codec"]
+__all__ = [
+    "CodecConfig",
+    "CodecOutput",
+    "FactorisedCodecConfig",
+    "TransformerCodecConfig",
+    "VideoCodec",
+    "list_codecs",
+    "load_codec",
+]

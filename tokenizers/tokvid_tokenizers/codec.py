@@ -17,15 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tokvid.atomic import atomic_folder
-from tokvid.config import from_mapping, identity, to_mapping
+from tokvid.config import identity, to_mapping
 from tokvid.errors import CheckpointError, ConfigError, ModelError, ShapeError
 from tokvid.frames import check_frames
 from tokvid.grid import Grid, check_num_frames
 from tokvid.saved_json import read_mapping
-from tokvid_tokenizers.codec_config import CodecConfig, check_format
-from tokvid_tokenizers.decoder import Decoder
-from tokvid_tokenizers.encoder import Encoder
+from tokvid_tokenizers.codec_config import AnyCodecConfig, codec_config
 from tokvid_tokenizers.layers.past import Past
+from tokvid_tokenizers.networks import build_decoder, build_encoder
 from tokvid_tokenizers.quantizers import QuantizerOutput, build_quantizer
 from tokvid_tokenizers.streaming import StreamDecoder, StreamEncoder, blocks_of
 
@@ -47,12 +46,12 @@ class VideoCodec(nn.Module):
 
     is_causal = True
 
-    def __init__(self, config: CodecConfig) -> None:
+    def __init__(self, config: AnyCodecConfig) -> None:
         super().__init__()
         self.config = config
         self.quantizer = build_quantizer(config.quantizer)
-        self.encoder = Encoder(config, self.quantizer.encoded_dim)
-        self.decoder = Decoder(config, self.quantizer.dim)
+        self.encoder = build_encoder(config, self.quantizer.encoded_dim)
+        self.decoder = build_decoder(config, self.quantizer.dim)
         self.to(memory_format=torch.channels_last)
 
     @property
@@ -241,13 +240,12 @@ class VideoCodec(nn.Module):
         return codec.eval()
 
 
-def read_config(folder: Path) -> CodecConfig:
+def read_config(folder: Path) -> AnyCodecConfig:
     """The configuration in ``folder``; :class:`CheckpointError` if there is none."""
     path = folder / CONFIG_FILE
     data = read_mapping(path, "codec")
     try:
-        check_format(data)
-        return from_mapping(CodecConfig, data)
+        return codec_config(data)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

@@ -1,12 +1,16 @@
-"""The configuration of a codec; the same dataclass becomes ``config.json`` of a saved one."""
+"""The configurations of codecs, one kind of network each; the same dataclass becomes ``config.json`` of a saved one.
+
+They form a closed union. A mapping without a ``kind`` was written before there were kinds and means ``shift``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
-from tokvid.config import ADDED_LATER
+from tokvid.config import ADDED_LATER, from_union
 from tokvid.config_checks import at_least
 from tokvid.errors import ConfigError, ModelError
 from tokvid.grid import Grid, latent_frames
@@ -16,31 +20,18 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodecConfig:
-    """A causal convolutional codec with a quantizer.
+class BaseCodecConfig(ABC):
+    """What every kind of codec has: its strides, its quantizer, and the blocks in which clips run through it.
 
-    ``channels`` and the block counts have one entry a resolution, finest first: the stem cuts ``patch`` by ``patch``
-    pixels, and each further entry halves height and width. So ``spatial_stride = patch * 2**(len(channels)-1)``.
-
-    With ``local_encoder`` a code is a function of its own block of pixels alone, while the decoder still looks around
-    and back: a little worse to look at, but what stands still keeps its codes, and a language model learns them sooner.
-
-    With ``key_frames`` the encoder sees of every ``temporal_stride`` frames only the last, and the decoder draws those
-    between from the latent frames around them: codes then say nothing of how things move within a latent frame, which
-    a language model cannot foresee. It suits motion that is smooth at the stride.
-
-    Clips are encoded and decoded ``stream_block`` latent frames at a time (the first alone), whole or as a stream: more
-    are faster, fewer come out sooner and need less memory. What is computed is the same up to the rounding of sums.
+    The stem cuts ``patch`` by ``patch`` pixels. Clips are encoded and decoded ``stream_block`` latent frames at a time
+    (the first alone), whole or as a stream: more are faster, fewer come out sooner and need less memory. What is
+    computed is the same up to the rounding of sums.
     """
 
+    kind: str
     format_version: int = FORMAT_VERSION
     temporal_stride: int = 4
-    patch: int = 4
-    channels: tuple[int, ...] = (128, 256)
-    encoder_blocks: tuple[int, ...] = (2, 2)
-    decoder_blocks: tuple[int, ...] = (2, 2)
-    local_encoder: bool = field(default=False, metadata=ADDED_LATER)
-    key_frames: bool = field(default=False, metadata=ADDED_LATER)
+    patch: int
     stream_block: int = field(default=4, metadata=ADDED_LATER)
     quantizer: QuantizerConfig = field(default_factory=FSQConfig)
 
@@ -50,20 +41,11 @@ class CodecConfig:
         if self.temporal_stride < 1 or self.patch < 1:
             raise ConfigError(f"strides must be positive, got {self.temporal_stride} and {self.patch}")
         at_least(self, 1, "stream_block")
-        if not self.channels or min(self.channels) < 8:
-            raise ConfigError(f"channels must be 8 or more at every resolution, got {list(self.channels)}")
-        if not len(self.channels) == len(self.encoder_blocks) == len(self.decoder_blocks):
-            raise ConfigError(
-                "channels, encoder_blocks and decoder_blocks need one entry a resolution, got"
-                f" {len(self.channels)}, {len(self.encoder_blocks)} and {len(self.decoder_blocks)}"
-            )
-        if min(self.encoder_blocks + self.decoder_blocks) < 0:
-            raise ConfigError("block counts must not be negative")
 
     @property
+    @abstractmethod
     def spatial_stride(self) -> int:
         """Pixels of height and of width that make one cell."""
-        return int(self.patch * 2 ** (len(self.channels) - 1))
 
     def grid_for(self, num_frames: int, height: int, width: int) -> Grid:
         """The latent grid of ``num_frames`` frames of ``height`` by ``width`` pixels; raises off the stride."""
@@ -73,12 +55,145 @@ class CodecConfig:
         return Grid(t=latent_frames(num_frames, self.temporal_stride), h=height // stride, w=width // stride)
 
 
-def check_format(data: Mapping[str, Any]) -> None:
-    """Raise :class:`ConfigError` for a saved configuration of another format, before its new keys look like typos."""
+@dataclass(frozen=True, kw_only=True)
+class _ConvolutionalConfig(BaseCodecConfig):
+    """``channels`` and the block counts have one entry a resolution, finest first.
+
+    The stem makes the finest, and each further entry halves height and width. So ``spatial_stride`` is
+    ``patch * 2**(len(channels)-1)``.
+    """
+
+    channels: tuple[int, ...]
+    encoder_blocks: tuple[int, ...]
+    decoder_blocks: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.channels or min(self.channels) < 8:
+            raise ConfigError(f"channels must be 8 or more at every resolution, got {list(self.channels)}")
+        self._one_entry_a_resolution("channels", "encoder_blocks", "decoder_blocks")
+        if min(self.encoder_blocks + self.decoder_blocks) < 0:
+            raise ConfigError("block counts must not be negative")
+
+    def _one_entry_a_resolution(self, *names: str) -> None:
+        lengths = [len(getattr(self, name)) for name in names]
+        if len(set(lengths)) > 1:
+            raise ConfigError(f"{_listed(names)} need one entry a resolution, got {_listed(map(str, lengths))}")
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels of height and of width that make one cell."""
+        return int(self.patch * 2 ** (len(self.channels) - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecConfig(_ConvolutionalConfig):
+    """A causal codec of 2-D convolutions at the latent frame rate, which mixes time by shifting channels.
+
+    The stem cuts blocks of ``temporal_stride`` frames by ``patch`` by ``patch`` pixels (the first frame alone).
+
+    With ``local_encoder`` a code is a function of its own block of pixels alone, while the decoder still looks around
+    and back: a little worse to look at, but what stands still keeps its codes, and a language model learns them sooner.
+
+    With ``key_frames`` the encoder sees of every ``temporal_stride`` frames only the last, and the decoder draws those
+    between from the latent frames around them: codes then say nothing of how things move within a latent frame, which
+    a language model cannot foresee. It suits motion that is smooth at the stride.
+    """
+
+    kind: Literal["shift"] = field(default="shift", metadata=ADDED_LATER)
+    patch: int = 4
+    channels: tuple[int, ...] = (128, 256)
+    encoder_blocks: tuple[int, ...] = (2, 2)
+    decoder_blocks: tuple[int, ...] = (2, 2)
+    local_encoder: bool = field(default=False, metadata=ADDED_LATER)
+    key_frames: bool = field(default=False, metadata=ADDED_LATER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorisedCodecConfig(_ConvolutionalConfig):
+    """A causal codec of 2-D convolutions over space and 1-D convolutions over time, by turns.
+
+    It begins at the frame rate. ``halves_time`` has one entry a resolution too: where it is true, the encoder halves
+    the number of frames on the way into that resolution and the decoder doubles it on the way out. So
+    ``temporal_stride`` is 2 to the number of true entries. A ``patch`` of 1 leaves the pixels as they are.
+    """
+
+    kind: Literal["factorised"] = "factorised"
+    patch: int = 2
+    channels: tuple[int, ...] = (64, 128, 256)
+    encoder_blocks: tuple[int, ...] = (2, 2, 2)
+    decoder_blocks: tuple[int, ...] = (2, 2, 2)
+    halves_time: tuple[bool, ...] = (False, True, True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._one_entry_a_resolution("channels", "halves_time")
+        if 2 ** sum(self.halves_time) != self.temporal_stride:
+            raise ConfigError(
+                f"halves_time is true {sum(self.halves_time)} times, which makes a temporal stride of"
+                f" {2 ** sum(self.halves_time)}, but temporal_stride is {self.temporal_stride}; change one of them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerCodecConfig(BaseCodecConfig):
+    """A causal transformer on cells of ``temporal_stride`` frames (the first alone) of ``patch`` by ``patch`` pixels.
+
+    Every block of the network looks at the cells of its own latent frame, then back in time at its own place: at
+    ``temporal_window`` latent frames, the present one included. Over space it sees squares of ``spatial_window`` by
+    ``spatial_window`` cells, counted from the top left corner and moved by half a square in every second block, so
+    that a cell costs the same in a picture of any size; with None it sees the whole picture, and the cost grows with
+    the square of its area. The feed-forward is ``expansion`` times as wide as the ``channels``.
+    """
+
+    kind: Literal["transformer"] = "transformer"
+    patch: int = 8
+    channels: int = 384
+    heads: int = 6
+    encoder_blocks: int = 4
+    decoder_blocks: int = 6
+    temporal_window: int = 4
+    spatial_window: int | None = 8
+    expansion: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "heads", "temporal_window", "expansion")
+        at_least(self, 0, "encoder_blocks", "decoder_blocks")
+        if self.channels < 8 or self.channels % (4 * self.heads):
+            raise ConfigError(
+                f"channels must be a multiple of 4 for each of {self.heads} heads (rows and columns turn pairs of"
+                f" them), got {self.channels}"
+            )
+        if self.spatial_window is not None and self.spatial_window < 2:
+            raise ConfigError(
+                f"spatial_window must be at least 2 cells, or null for the whole picture, got {self.spatial_window}"
+            )
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels of height and of width that make one cell."""
+        return self.patch
+
+
+AnyCodecConfig = CodecConfig | FactorisedCodecConfig | TransformerCodecConfig
+
+
+def codec_config(data: Mapping[str, Any]) -> AnyCodecConfig:
+    """The configuration that ``data`` describes, of the kind that it names.
+
+    Raises :class:`ConfigError`; for a saved configuration of another format before its new keys look like typos.
+    """
     found = data.get("format_version", FORMAT_VERSION)
     if found != FORMAT_VERSION:
         raise ConfigError(_other_format(found))
+    return cast(AnyCodecConfig, from_union(AnyCodecConfig, data))
 
 
 def _other_format(found: object) -> str:
     return f"this tokvid reads codec format {FORMAT_VERSION}, got {found}; update tokvid"
+
+
+def _listed(words: Iterable[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last

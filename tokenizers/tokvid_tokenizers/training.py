@@ -36,6 +36,7 @@ from tokvid_tokenizers.adversary import Adversary
 from tokvid_tokenizers.codebook_watch import CodebookWatch
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.evaluation import CodecEvaluation, Reconstructions, evaluate_reconstructions, reconstruct
+from tokvid_tokenizers.layers.stack import recompute_blocks
 from tokvid_tokenizers.losses.reconstruction import reconstruction_loss
 from tokvid_tokenizers.training_config import CodecRecipe
 from tokvid_tokenizers.weight_average import WeightAverage
@@ -97,6 +98,7 @@ class CodecTrainer:
         self.device = default_device()
         self.bf16 = computes_in_bf16(self.config.precision)
         self.codec = VideoCodec(recipe.codec).to(self.device)
+        recompute_blocks(self.codec, self.config.checkpoint_blocks)
         self.optimizer = build_optimizer(self.config.optimizer, self.codec, adam_names=ADAM_NAMES)
         self.adversary = Adversary(self.config.adversarial, self.device) if self.config.adversarial else None
         decay = self.config.average_decay
@@ -279,13 +281,14 @@ class CodecTrainer:
         self.step = saved.state["step"]
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint must agree with: the clips, and the recipe but for where it writes and how often it speaks.
+        """What a checkpoint must agree with: the clips, and of the recipe all that changes a number of the run.
 
         The videos of a folder can change under one recipe.
         """
         facts = to_mapping(self.recipe) | {"clips": self.clips_digest}
         del facts["output"]
-        quiet = ("log_every", "validate_every", "validation_clips", "checkpoint_every", "keep_checkpoints")
+        quiet = {"log_every", "validate_every", "validation_clips", "checkpoint_every", "keep_checkpoints"}
+        quiet |= {"checkpoint_blocks"}  # a run that had too little memory goes on with it
         facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
         return json.loads(json.dumps(facts))  # type: ignore[no-any-return]
 

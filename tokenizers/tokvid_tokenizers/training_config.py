@@ -10,7 +10,7 @@ from tokvid.data.clips import DataConfig, SpriteDataConfig
 from tokvid.errors import ConfigError
 from tokvid.optimizer import MuonConfig, OptimizerConfig
 from tokvid.runtime import Precision
-from tokvid_tokenizers.codec_config import CodecConfig
+from tokvid_tokenizers.codec_config import AnyCodecConfig, CodecConfig
 from tokvid_tokenizers.losses.adversarial import AdversarialConfig
 from tokvid_tokenizers.losses.reconstruction import ReconstructionLossConfig
 
@@ -21,7 +21,8 @@ class CodecTrainingConfig:
 
     Learning rates rise linearly over ``warmup_steps`` and then fall linearly to zero at ``steps``. ``precision: auto``
     takes bf16 where the machine is clearly faster in it. With an ``average_decay`` above 0 (0.999, say) what is
-    evaluated and saved is the moving average of the weights.
+    evaluated and saved is the moving average of the weights. With ``checkpoint_blocks`` the backward pass computes the
+    codec's blocks again instead of keeping what happened in them: the same numbers in less memory and more time.
     """
 
     steps: int = 1000
@@ -33,6 +34,7 @@ class CodecTrainingConfig:
     loss: ReconstructionLossConfig = field(default_factory=ReconstructionLossConfig)
     adversarial: AdversarialConfig | None = None
     average_decay: float = 0.0
+    checkpoint_blocks: bool = False
     log_every: int = 10
     validate_every: int = 500
     validation_clips: int = 128
@@ -57,5 +59,5 @@ class CodecRecipe:
     seed: int = 0
     output: str
     data: DataConfig = field(default_factory=SpriteDataConfig)
-    codec: CodecConfig = field(default_factory=CodecConfig)
+    codec: AnyCodecConfig = field(default_factory=CodecConfig)
     training: CodecTrainingConfig = field(default_factory=CodecTrainingConfig)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokvid_tokenizers.layers.past import Past
+from tokvid_tokenizers.layers.stack import BlockStack
 
 SHIFT_SHARE = 0.25
 """Of the channels; those that show the latent frame before."""
@@ -64,15 +65,8 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class ResidualStack(nn.Module):
+class ResidualStack(BlockStack):
     """``count`` residual blocks in a row."""
 
     def __init__(self, channels: int, count: int, *, local: bool = False) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(channels, local=local) for _ in range(count))
-
-    def forward(self, features: Tensor, t: int, past: Past | None = None) -> Tensor:
-        """``[B*t,C,h,w]`` -> the same shape."""
-        for block in self.blocks:
-            features = block(features, t, past)
-        return features
+        super().__init__(ResidualBlock(channels, local=local) for _ in range(count))
