@@ -13,7 +13,7 @@ from tokvid.video import Video, write_video
 
 
 def test_sprites_are_measured_the_same_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["evaluate", "preset:tiny", "sprites", "--size", "32x32", "--frames", "5", "--clips", "3"]
+    command = ["evaluate", "preset:tiny", "sprites", "--size", "32x32", "--frames", "5", "--clips", "3", "--x264"]
     found = []
     for name in ("a", "b"):
         assert main([*command, "-o", str(tmp_path / name), "--json"]) == 0
@@ -29,6 +29,7 @@ def test_sprites_are_measured_the_same_twice(tmp_path: Path, capsys: pytest.Capt
     assert "Worst clips" in (tmp_path / "a" / "report.html").read_text()
     facts = json.loads((tmp_path / "a" / "evaluation.json").read_text())
     assert facts["figures"] == figures and facts["versions"]["tokvid"]
+    assert len(facts["x264"]) == 7 and "PSNR over rate" in (tmp_path / "a" / "report.html").read_text()
     assert main([*command, "-o", str(tmp_path / "a")]) == 2
     assert "-f to overwrite" in capsys.readouterr().err
 

@@ -10,6 +10,7 @@ evaluation.json, clips.jsonl with a line a clip, and report.html. The same comma
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lpips", nargs=2, metavar=("VGG", "LINEAR"), help="weights of VGG-16 and of LPIPS's linear layers, for LPIPS"
     )
+    parser.add_argument("--x264", action="store_true", help="also draw PSNR over bits against x264 (even sides only)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -50,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise DataError(f"{output} holds an evaluation: give another folder, or -f to overwrite it")
     size = parse_size(arguments.size)
     from tokvid.metrics.perceptual import LPIPS, PictureDistance
+    from tokvid.metrics.x264 import psnr_at, x264_curve
     from tokvid.provenance import provenance
     from tokvid.runtime import prepare
     from tokvid_tokenizers import load_codec
@@ -64,6 +67,13 @@ def run(arguments: argparse.Namespace) -> int:
     clips = _load(arguments.data, size, arguments.frames, arguments.fps, arguments.clips)
     with counted("measure") as progress:
         evaluation = evaluate_codec(codec, clips.frames, distances=distances, progress=progress)
+    curve = x264_curve(clips.frames, arguments.fps) if arguments.x264 else []
+    if curve and codec.num_codebooks:
+        equal = psnr_at(curve, evaluation.figures["bits_per_pixel"])
+        if equal is None:
+            evaluation.left_out["x264_psnr_at_equal_bits"] = "x264 has no quality of so few or so many bits"
+        else:
+            evaluation.figures["x264_psnr_at_equal_bits"] = equal
     facts = {
         "codec": Path(arguments.codec).name,
         "codec_id": codec.codec_id,
@@ -72,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         "skipped": [name for name, _ in clips.skipped],
         "figures": evaluation.figures,
         "left_out": evaluation.left_out,
+        "x264": [dataclasses.asdict(point) for point in curve],
         **provenance(0),
     }
     write_text(output / "evaluation.json", json.dumps(facts, indent=2) + "\n")
@@ -115,6 +126,7 @@ def _load(data: str, size: tuple[int, int], num_frames: int, fps: float, count: 
 def _page(clips: ClipArray, evaluation: FullEvaluation, facts: dict[str, Any]) -> Any:
     from tokvid.report.page import Card, Figure, Report
     from tokvid.report.pictures import animated, side_by_side
+    from tokvid.report.plots import line_plot
     from tokvid_tokenizers.full_evaluation import table, worst
 
     report = Report("Codec evaluation", f"{facts['codec']} on {facts['data']}: {facts['clips']}")
@@ -127,6 +139,12 @@ def _page(clips: ClipArray, evaluation: FullEvaluation, facts: dict[str, Any]) -
         )
         for n in worst(evaluation.each["psnr"], _WORST)
     ]
+    if facts["x264"]:
+        curves = {"x264": [(point["bits_per_pixel"], point["psnr"]) for point in facts["x264"]]}
+        if "bits_per_pixel" in evaluation.figures:
+            curves["this codec"] = [(evaluation.figures["bits_per_pixel"], evaluation.figures["psnr"])]
+        report.section("Rate and distortion", "Every clip coded by x264 at a range of qualities, without a container.")
+        report.plots(line_plot(curves, "PSNR over rate", xlabel="bits a pixel", ylabel="PSNR (dB)"))
     report.section("Worst clips", "Lowest PSNR first; the original on the left, its reconstruction on the right.")
     report.cards(cards)
     rows = table(clips.names, evaluation)
