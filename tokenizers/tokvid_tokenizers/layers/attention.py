@@ -33,19 +33,18 @@ class SpatialAttention(nn.Module):
         """``[B*t,h,w,C]`` -> what is to be added, of the same shape."""
         count, height, width, _ = features.shape
         (top, p, bottom), (left, q, right) = (_cut(side, self.window, self.shift) for side in (height, width))
-        parts = self.attention.split(features)
+        parts, mask = self.attention.split(features), None
         if top or bottom or left or right:
-            parts = F.pad(parts, (0, 0, 0, 0, left, right, top, bottom))
-        parts = rearrange(parts, "k n (a p) (b q) heads d -> k (n a b) heads (p q) d", p=p, q=q)
-        mask = None
-        if parts.shape[1] * p * q > count * height * width:
-            inside = features.new_ones(height, width, dtype=torch.bool)
-            squares = rearrange(F.pad(inside, (left, right, top, bottom)), "(a p) (b q) -> (a b) 1 1 (p q)", p=p, q=q)
-            mask = squares.repeat(count, 1, 1, 1)
+            parts = [F.pad(part, (0, 0, 0, 0, left, right, top, bottom)) for part in parts]
+            inside = F.pad(features.new_ones(height, width, dtype=torch.bool), (left, right, top, bottom))
+            mask = rearrange(inside, "(a p) (b q) -> (a b) 1 1 (p q)", p=p, q=q).repeat(count, 1, 1, 1)
+        queries, keys, values = (
+            rearrange(part, "n (a p) (b q) heads d -> (n a b) heads (p q) d", p=p, q=q) for part in parts
+        )
         rows = torch.arange(p, device=features.device).repeat_interleave(q)
         columns = torch.arange(q, device=features.device).repeat(p)
         seen = F.scaled_dot_product_attention(
-            rotate(parts[0], rows, columns), rotate(parts[1], rows, columns), parts[2], attn_mask=mask
+            rotate(queries, rows, columns), rotate(keys, rows, columns), values, attn_mask=mask
         )
         a, b = (height + top + bottom) // p, (width + left + right) // q
         whole = rearrange(seen, "(n a b) heads (p q) d -> n (a p) (b q) (heads d)", a=a, b=b, p=p)
@@ -65,14 +64,13 @@ class TemporalAttention(nn.Module):
         """``[B*t,h,w,C]`` -> what is to be added, of the same shape; latent frame i sees i and before."""
         height, width = features.shape[1:3]
         parts = self.attention.split(features)
-        queries, *others = rearrange(parts, "k (b t) h w heads d -> k (b h w) heads t d", t=t)
-        seen_at = torch.stack(others)
+        queries, keys, values = (rearrange(part, "(b t) h w heads d -> (b h w) heads t d", t=t) for part in parts)
         if past is not None and self.window > 1:
-            before = past.last(self)
-            seen_at = seen_at if before is None else torch.cat([before, seen_at], dim=-2)
+            before, both = past.last(self), torch.stack([keys, values])
+            both = both if before is None else torch.cat([before, both], dim=-2)
             # Not yet turned: where they will then stand, counted from the block that asks, is not known yet.
-            past.exchange(self, seen_at[..., 1 - self.window :, :])
-        keys, values = seen_at
+            past.exchange(self, both[..., 1 - self.window :, :])
+            keys, values = both
         # Counted from the oldest that is kept.
         places = torch.arange(keys.shape[-2], device=features.device)
         asking = places[-t:]
@@ -125,10 +123,10 @@ class _Heads(nn.Module):
         self.key_scale = nn.Parameter(torch.ones(channels // heads))
         self.out = _from_zero(nn.Linear(channels, channels))
 
-    def split(self, features: Tensor) -> Tensor:
-        """``[B*t,h,w,C]`` -> queries, keys and values ``[3,B*t,h,w,heads,d]`` of one type."""
+    def split(self, features: Tensor) -> list[Tensor]:
+        """``[B*t,h,w,C]`` -> queries, keys and values ``[B*t,h,w,heads,d]`` of one type."""
         queries, keys, values = self.project(self.norm(features)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        return torch.stack([_normalised(queries, self.query_scale), _normalised(keys, self.key_scale), values])
+        return [_normalised(queries, self.query_scale), _normalised(keys, self.key_scale), values]
 
 
 def rotate(vectors: Tensor, *places: Tensor, base: float = 100.0) -> Tensor:
