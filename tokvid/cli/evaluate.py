@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(facts["figures"], indent=2))
     else:
         for name, value in evaluation.figures.items():
-            print(f"{name:<22}{value:.5g}")
+            print(f"{name:<26}{value:.5g}")
         print(output / "report.html")
     for name, reason in evaluation.left_out.items():
         print(f"no {name}: {reason}", file=sys.stderr)

@@ -1,7 +1,8 @@
 """What x264 makes of clips at a range of qualities: the yardstick a learned codec is drawn beside.
 
-Bits are those of the H.264 stream itself, without a container; PSNR is over uint8 RGB as everywhere, so x264's halved
-colours count as the loss they are.
+Bits are those of the H.264 stream itself, without a container and without the text in which x264 names its settings,
+which is longer than a short clip; PSNR is over uint8 RGB as everywhere, so x264's halved colours count as the loss
+they are.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tokvid.errors import ShapeError
 from tokvid.metrics.psnr_ssim import psnr
 
 Pictures = npt.NDArray[np.uint8]
+_SUPPLEMENTAL = 6
 CRFS = (18, 23, 28, 33, 38, 43, 48)
 
 
@@ -41,7 +43,7 @@ def x264_curve(clips: Pictures, fps: float, crfs: Sequence[int] = CRFS, preset: 
     points = []
     for crf in crfs:
         coded = [_encode(clip, fps, crf, preset) for clip in clips]
-        bits = np.mean([8 * len(stream) / clips[0, ..., 0].size for stream in coded])
+        bits = np.mean([8 * _size(stream) / clips[0, ..., 0].size for stream in coded])
         quality = np.mean([psnr(clip, _decode(stream)) for clip, stream in zip(clips, coded, strict=True)])
         points.append(RatePoint(crf=crf, bits_per_pixel=float(bits), psnr=float(quality)))
     return points
@@ -68,6 +70,12 @@ def _encode(clip: Pictures, fps: float, crf: int, preset: str) -> bytes:
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return target.getvalue()
+
+
+def _size(stream: bytes) -> int:
+    """Bytes of a stream's units, but for the supplemental ones."""
+    # Units follow three bytes 0 0 1; the low five bits of the next byte are their type.
+    return sum(3 + len(unit) for unit in stream.split(b"\0\0\1")[1:] if unit[0] & 31 != _SUPPLEMENTAL)
 
 
 def _decode(stream: bytes) -> Pictures:
