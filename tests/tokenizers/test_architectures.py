@@ -9,13 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tokenizers.lively import (
-    FACTORISED,
-    NEW_KINDS,
-    TRANSFORMER,
-    noise,
-    smallest_codec,
-)
+from tests.tokenizers.lively import FACTORISED, NEW_KINDS, TRANSFORMER, noise, smallest_codec
 from tokvid.errors import CheckpointError
 from tokvid_tokenizers import FactorisedCodecConfig, VideoCodec
 from tokvid_tokenizers.codec_config import AnyCodecConfig

@@ -8,12 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tokenizers.lively import (
-    ALL_KINDS,
-    NEW_KINDS,
-    noise,
-    smallest_codec,
-)
+from tests.tokenizers.lively import ALL_KINDS, NEW_KINDS, noise, smallest_codec
 from tests.tokenizers.tiny_run import Killed, assert_same_run, at_step, die, lines, recipe
 from tokvid.data.clips import ClipArray
 from tokvid_tokenizers import load_codec

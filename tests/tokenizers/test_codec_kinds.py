@@ -10,12 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tokenizers.lively import (
-    ALL_KINDS,
-    NEW_KINDS,
-    noise,
-    smallest_codec,
-)
+from tests.tokenizers.lively import ALL_KINDS, NEW_KINDS, noise, smallest_codec
 from tokvid.cli.info import describe
 from tokvid.config import from_mapping, to_mapping
 from tokvid.errors import ConfigError

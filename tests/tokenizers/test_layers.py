@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.tokenizers.lively import (
-    ALL_KINDS,
-    enliven,
-    noise,
-    smallest_codec,
-)
+from tests.tokenizers.lively import ALL_KINDS, TRANSFORMER, enliven, noise, smallest_codec
 from tokvid_tokenizers import VideoCodec
 from tokvid_tokenizers.layers.attention import TransformerBlock, rotate
 from tokvid_tokenizers.layers.residual import ResidualBlock
@@ -73,3 +69,20 @@ def test_enlivening_reaches_every_block() -> None:
         assert all(p.any() for name, p in codec.named_parameters() if name.endswith("weight"))
         assert any(isinstance(m, BlockStack) for m in codec.modules())
     assert isinstance(smallest_codec().encoder.blocks[0].blocks[0], ResidualBlock)
+
+
+def test_more_sequences_than_a_kernel_takes_are_attended_to_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, frames = smallest_codec(config=TRANSFORMER), noise(2, 3, 9, 12, 20)
+    whole, decoded = codec(frames).frames, codec.decode(codec.encode(frames))
+    calls = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(queries: Tensor, *others: Tensor, **settings: Tensor | None) -> Tensor:
+        calls.append(len(queries))
+        return attention(queries, *others, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("tokvid_tokenizers.layers.attention.MOST_SEQUENCES", 7)
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", counted)
+    torch.testing.assert_close(codec(frames).frames, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(codec.decode(codec.encode(frames)), decoded, atol=1e-5, rtol=0)
+    assert max(calls) == 7 and len(calls) > 20

@@ -15,6 +15,11 @@ from torch import Tensor, nn
 from tokvid_tokenizers.layers.past import Past
 
 
+# Of one call: the grids of CUDA's kernels for attention hold no more sequences, and fail (pytorch issue 142228). Every
+# cell of a batch is a sequence over time.
+MOST_SEQUENCES = 65_535
+
+
 class SpatialAttention(nn.Module):
     """Every cell looks at those of its own latent frame: all of them, or with a ``window`` those of its own square.
 
@@ -43,9 +48,7 @@ class SpatialAttention(nn.Module):
         )
         rows = torch.arange(p, device=features.device).repeat_interleave(q)
         columns = torch.arange(q, device=features.device).repeat(p)
-        seen = F.scaled_dot_product_attention(
-            rotate(queries, rows, columns), rotate(keys, rows, columns), values, attn_mask=mask
-        )
+        seen = attend(rotate(queries, rows, columns), rotate(keys, rows, columns), values, mask)
         a, b = (height + top + bottom) // p, (width + left + right) // q
         whole = rearrange(seen, "(n a b) heads (p q) d -> n (a p) (b q) (heads d)", a=a, b=b, p=p)
         out: Tensor = self.attention.out(whole[:, top : top + height, left : left + width])
@@ -78,7 +81,7 @@ class TemporalAttention(nn.Module):
         if t > 1:
             distance = asking[:, None] - places
             mask = (distance >= 0) & (distance < self.window)
-        seen = F.scaled_dot_product_attention(rotate(queries, asking), rotate(keys, places), values, attn_mask=mask)
+        seen = attend(rotate(queries, asking), rotate(keys, places), values, mask)
         out: Tensor = self.attention.out(rearrange(seen, "(b h w) heads t d -> (b t) h w (heads d)", h=height, w=width))
         return out
 
@@ -127,6 +130,18 @@ class _Heads(nn.Module):
         """``[B*t,h,w,C]`` -> queries, keys and values ``[B*t,h,w,heads,d]`` of one type."""
         queries, keys, values = self.project(self.norm(features)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         return [_normalised(queries, self.query_scale), _normalised(keys, self.key_scale), values]
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot product attention of ``[N,heads,n,d]`` for any N; ``mask`` is true where a query sees a key.
+
+    The mask is ``[N,1,1,n]`` or the same for all, ``[n,n]``.
+    """
+    parts = [whole.split(MOST_SEQUENCES) for whole in (queries, keys, values)]
+    each = mask is not None and mask.ndim == 4
+    masks = mask.split(MOST_SEQUENCES) if mask is not None and each else [mask] * len(parts[0])
+    seen = [F.scaled_dot_product_attention(*part, attn_mask=m) for *part, m in zip(*parts, masks, strict=True)]
+    return seen[0] if len(seen) == 1 else torch.cat(seen)
 
 
 def rotate(vectors: Tensor, *places: Tensor, base: float = 100.0) -> Tensor:
