@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tokvid_tokenizers.layers.past import Past
 
-
 # Of one call: the grids of CUDA's kernels for attention hold no more sequences, and fail (pytorch issue 142228). Every
 # cell of a batch is a sequence over time.
 MOST_SEQUENCES = 65_535
@@ -140,7 +139,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
     parts = [whole.split(MOST_SEQUENCES) for whole in (queries, keys, values)]
     each = mask is not None and mask.ndim == 4
     masks = mask.split(MOST_SEQUENCES) if mask is not None and each else [mask] * len(parts[0])
-    seen = [F.scaled_dot_product_attention(*part, attn_mask=m) for *part, m in zip(*parts, masks, strict=True)]
+    seen = [F.scaled_dot_product_attention(q, k, v, attn_mask=m) for q, k, v, m in zip(*parts, masks, strict=True)]
     return seen[0] if len(seen) == 1 else torch.cat(seen)
 
 
