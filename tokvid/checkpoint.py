@@ -158,6 +158,21 @@ def newest_valid(folder: str | Path) -> Newest:
     return Newest(None, 0, torn)
 
 
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The checkpoints of a run, oldest first, whole or torn."""
+    return [path for _, path in _steps(Path(folder))]
+
+
+def check_unused(folder: str | Path) -> None:
+    """Raise :class:`CheckpointError` when the output of a new run holds checkpoints: it would be mixed up with them."""
+    found = checkpoints(folder)
+    if found:
+        raise CheckpointError(
+            f"{found[-1]} is of an earlier run: add --resume to go on with it, give this run another output folder,"
+            " or remove that one"
+        )
+
+
 def keep_last(folder: str | Path, n: int) -> list[Path]:
     """Remove all but the ``n`` newest whole checkpoints of a run and what is newer; returns the removed folders.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import struct
@@ -91,9 +92,10 @@ def pack(codes: Codes, facts: CodesFacts) -> npt.NDArray[np.uint8]:
         raise ShapeError(f"expected codes [{expected[0]},t,{expected[1]},{expected[2]}], got {list(codes.shape)}")
     if codes.size and not 0 <= codes.min() <= codes.max() < facts.codebook_size:
         raise ShapeError(f"codes must lie in [0, {facts.codebook_size}), got {codes.min()} to {codes.max()}")
-    rows = codes.transpose(1, 2, 3, 0).reshape(codes.shape[1], -1)
+    rows = codes.transpose(1, 2, 3, 0).reshape(codes.shape[1], math.prod(expected))
     bits = (rows[:, :, None] >> np.arange(facts.bits)) & 1
-    return np.packbits(bits.astype(np.uint8).reshape(len(rows), -1), axis=1, bitorder="little")
+    flat = bits.astype(np.uint8).reshape(len(rows), rows.shape[1] * facts.bits)
+    return np.packbits(flat, axis=1, bitorder="little")
 
 
 def unpack(rows: npt.NDArray[np.uint8], facts: CodesFacts) -> Codes:

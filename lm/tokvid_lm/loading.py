@@ -41,6 +41,7 @@ def load_causal_lm(name: str | Path, *, dtype: torch.dtype | None = None, exact:
             str(name),
             dtype=dtype or "auto",
             trust_remote_code=False,
+            use_safetensors=True,  # never a pickle
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
         )

@@ -31,7 +31,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from tokvid.atomic import write_text
-from tokvid.checkpoint import newest_valid
+from tokvid.checkpoint import check_unused, newest_valid
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray, ClipSource
 from tokvid.errors import CheckpointError, ConfigError
@@ -86,6 +86,8 @@ def train_lm(
     checkpoint stays), and ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when a checkpoint has been
     written.
     """
+    if not resume:
+        check_unused(recipe.output)  # before clips are encoded
     prepare(recipe.seed)
     read_deepspeed(recipe.training.deepspeed)  # what is wrong there is said before clips are encoded
     codec = load_codec(recipe.codec) if codec is None else codec
@@ -110,9 +112,8 @@ def _train_on_codes(
     prepare(recipe.seed)
     check_curriculum(recipe.training, clips.grid.t)
     output = Path(recipe.output)
-    output.mkdir(parents=True, exist_ok=True)
-    if is_main_process():
-        write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
+    if not resume:
+        check_unused(output)
     lm = build_lm(recipe, codec, clips.captions)
     documents = Documents.build(lm.processor, clips)
     held_out_documents = Documents.build(lm.processor, held_out)
@@ -121,6 +122,9 @@ def _train_on_codes(
     held_out_documents.check_context(positions)
     facts = _facts(recipe, codec, documents)
     checkpoint = _checkpoint_to_resume(output, facts) if resume else None
+    output.mkdir(parents=True, exist_ok=True)
+    if is_main_process():
+        write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
     bf16 = computes_in_bf16(recipe.training.precision) if checkpoint is None else _read_facts(checkpoint)["bf16"]
     _train(recipe, lm, documents, held_out_documents, facts | {"bf16": bf16}, checkpoint)
     lm.model.eval()

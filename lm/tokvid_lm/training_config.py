@@ -110,7 +110,10 @@ class LMTrainingConfig:
         positive(self, "gradient_clip")
         less_than(self, "warmup_steps", "steps")
         if sum(stage.steps for stage in self.curriculum) > self.steps:
-            raise ConfigError(f"the stages of the curriculum have more steps than the run ({self.steps})")
+            raise ConfigError(
+                f"the stages of training.curriculum have more steps than the run ({self.steps}): give more"
+                " training.steps, or --training.curriculum=[] for none"
+            )
         is_share(self, "prompt_drop")
         at_least(self, 0, "text_loss_weight")
         finite(self, "text_loss_weight")

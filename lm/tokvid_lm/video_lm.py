@@ -7,6 +7,7 @@ The folder it is saved in is first of all a plain Hugging Face model. How ids ar
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from tokvid_lm.vocabulary import VideoVocabulary
 from tokvid_tokenizers import VideoCodec, load_codec
 
 VIDEO_FILE = "video_lm.json"
+# What an earlier, larger or smaller model may have been cut into.
+_WEIGHTS = re.compile(r"model.*\.safetensors(\.index\.json)?")
 CODEC_FOLDER = "codec"
 FORMAT_VERSION = 1
 MODES = ("next_token",)
@@ -142,6 +145,7 @@ class VideoLM:
             self.tokenizer.save_pretrained(beside)
             self.codec.save_pretrained(beside / CODEC_FOLDER)
             (beside / VIDEO_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            _check_nothing_is_lost(folder, beside)
 
     def to(self, device: str | torch.device) -> VideoLM:
         """Move model and codec, and return self."""
@@ -329,10 +333,20 @@ def _caption(segments: Sequence[Segment]) -> str | None:
     return " ".join(texts) if texts else None
 
 
+def _check_nothing_is_lost(folder: Path, beside: Path) -> None:
+    """Raise :class:`CheckpointError` where ``folder`` holds more than ``beside``, which is about to replace it."""
+    there, new = ({path.name for path in place.iterdir()} if place.is_dir() else set() for place in (folder, beside))
+    lost = sorted(name for name in there - new if not _WEIGHTS.fullmatch(name))
+    if lost:
+        raise CheckpointError(f"{folder} holds more than a VideoLM ({lost[0]}); choose another folder or move it away")
+
+
 def _read_facts(folder: Path) -> dict[str, Any]:
     path = folder / VIDEO_FILE
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing: this folder holds no VideoLM; make one with VideoLM.extend")
+        inner = next((found for found in sorted(folder.glob(f"*/{VIDEO_FILE}"))), None)
+        mend = f"did you mean {inner.parent}?" if inner else "make one with VideoLM.extend"
+        raise CheckpointError(f"{path} is missing: this folder holds no VideoLM; {mend}")
     facts = read_mapping(path, "VideoLM")
     version = facts.get("format_version")
     if version != FORMAT_VERSION:

@@ -30,7 +30,7 @@ def test_presets() -> None:
     torch.manual_seed(0)
     frames = torch.rand(1, 3, *SIZE) * 2 - 1
     print(f"\none clip of {'x'.join(map(str, SIZE))}, fp32, {torch.get_num_threads()} threads, median of {RUNS} runs")
-    print(f"{"preset":<20}{'M params':>9}{'GMAC':>8}{'codes':>7}{'encode s':>10}{'decode s':>10}")
+    print(f"{'preset':<20}{'M params':>9}{'GMAC':>8}{'codes':>7}{'encode s':>10}{'decode s':>10}")
     for name in list_codecs():
         codec = load_codec(name)
         cost = codec_cost(codec.config, *SIZE)

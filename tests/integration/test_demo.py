@@ -188,8 +188,14 @@ def test_own_videos_train_too_and_an_interrupted_demo_goes_on(own_videos: Path, 
     assert not re.search(r"^codec \d+/", done.stderr, re.MULTILINE), "the finished codec was trained again"
     logged = [line["step"] for line in read_log(tmp_path / "out" / "lm" / "log.jsonl")]
     assert logged == sorted(set(logged)) and logged[0] <= began and logged[-1] == steps
-    # What is finished needs no checkpoints: the same command would start anew.
+    # What is finished needs no checkpoints: the same command would start anew, and took minutes.
     assert not list((tmp_path / "out").rglob("step-*"))
+    before = (tmp_path / "out" / "metrics.json").read_bytes()
+    refused = tokvid(*command, cwd=tmp_path)
+    assert (
+        refused.returncode == 2 and "holds a finished demo" in refused.stderr and "-f to replace it" in refused.stderr
+    )
+    assert (tmp_path / "out" / "metrics.json").read_bytes() == before
 
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert "sprite" not in metrics["language_model"], "there is no oracle for a user's own videos"

@@ -111,8 +111,9 @@ def test_the_demos_are_commands_that_exist() -> None:
         parser = Parser(prog="tokvid demo")
         demo_verb.add_arguments(parser)
         asked = parser.parse_args(line)
-        codec, lm = demo_verb.recipes(fast=asked.fast, data=asked.data, output=Path(asked.output))
-        assert codec.data == lm.data and lm.codec == str(Path(asked.output) / "codec" / "codec")
+        output = Path(asked.output or "runs/demo")
+        codec, lm = demo_verb.recipes(fast=asked.fast, data=asked.data, output=output)
+        assert codec.data == lm.data and lm.codec == str(output / "codec" / "codec")
 
 
 def test_the_yaml_fits_the_recipes() -> None:

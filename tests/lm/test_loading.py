@@ -119,3 +119,12 @@ def test_a_model_to_extend_may_bring_more_than_is_needed_but_not_less(
     with_tensors(lambda tensors: tensors.pop(UP))(tmp_path)
     with pytest.raises(ModelError, match=r"1 missing \(first: model\.layers\.0\.mlp\.up_proj\.weight\)$|; save"):
         load_causal_lm(tmp_path)
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    """Reading them may run what somebody else wrote."""
+    model = build_model("llama")
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        load_causal_lm(tmp_path)

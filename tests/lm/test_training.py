@@ -111,8 +111,13 @@ def test_a_killed_run_resumes_to_the_same_weights(
     assert said.out == "", "stdout is the result's"
     assert_same_weights(whole.lm, resumed.lm)
     assert resumed.losses == whole.losses
+    before = (tmp_path / "recipe.json").read_bytes()
     with pytest.raises(CheckpointError, match="trained with another training"):
         train(recipe(tmp_path, batch_size=2), codec, resume=True)
+    # A new run beside old checkpoints would keep, and later take up, those of the old one.
+    with pytest.raises(CheckpointError, match="of an earlier run: add --resume"):
+        train(recipe(tmp_path, batch_size=2), codec)
+    assert (tmp_path / "recipe.json").read_bytes() == before
 
 
 def test_ctrl_c_saves_and_resumes_to_the_same_weights(

@@ -119,6 +119,19 @@ assert model.generation_config.guidance_scale in (None, 1.0), "text would be gui
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_files_beside_a_model_are_not_deleted(video_lm: VideoLM, tmp_path: Path) -> None:
+    video_lm.save_pretrained(tmp_path / "lm")
+    video_lm.save_pretrained(tmp_path / "lm")  # an earlier model alone is replaced
+    (tmp_path / "lm" / "model-00001-of-00002.safetensors").touch()  # as are the weights of a larger one
+    video_lm.save_pretrained(tmp_path / "lm")
+    assert not list((tmp_path / "lm").glob("model-*"))
+    (tmp_path / "lm" / "README.md").write_text("my card")
+    with pytest.raises(CheckpointError, match=r"holds more than a VideoLM \(README\.md\)"):
+        video_lm.save_pretrained(tmp_path / "lm")
+    assert (tmp_path / "lm" / "README.md").read_text() == "my card"
+    assert [path.name for path in tmp_path.iterdir()] == ["lm"]
+
+
 def test_folders_that_are_not_ours_are_left_alone(video_lm: VideoLM, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="holds no VideoLM; choose another"):

@@ -85,6 +85,16 @@ def test_each_pass_sees_every_clip_once_and_in_another_order(
     assert drawn(5) == passes[2][4:]
 
 
+def test_one_of_several_processes_is_refused(
+    tmp_path: Path, clips: tuple[ClipArray, ClipArray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would write over each other's files."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="one of 2: start it without a launcher"):
+        train_codec(recipe(tmp_path), *clips)
+    assert not list(tmp_path.iterdir())
+
+
 def poison(trainer: CodecTrainer) -> None:
     with torch.no_grad():
         trainer.codec.decoder.head.project.weight[0, 0] = torch.nan

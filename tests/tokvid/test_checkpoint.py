@@ -21,6 +21,8 @@ from torch import nn
 
 from tokvid.atomic import atomic_folder, atomic_path
 from tokvid.checkpoint import (
+    check_unused,
+    checkpoints,
     digest_of_folder,
     keep_last,
     load_state,
@@ -282,3 +284,14 @@ def test_random_states_come_back(tmp_path: Path) -> None:
     assert [draw() for _ in range(3)] == expected
     with pytest.raises(CheckpointError, match="CUDA devices"):
         restore_random_state({**random_state(), "cuda": [torch.zeros(1)] * 99})
+
+
+def test_a_new_run_wants_an_output_without_checkpoints(tmp_path: Path) -> None:
+    check_unused(tmp_path / "nowhere")
+    (tmp_path / "notes").mkdir()
+    check_unused(tmp_path)
+    for step in (4, 6):
+        step_folder(tmp_path, step).mkdir()
+    with pytest.raises(CheckpointError, match=r"step-000006 is of an earlier run: add --resume"):
+        check_unused(tmp_path)
+    assert checkpoints(tmp_path) == [step_folder(tmp_path, step) for step in (4, 6)]

@@ -42,7 +42,7 @@ def draw(facts: CodesFacts, t: int = 3, seed: int = 0) -> npt.NDArray[np.int64]:
     num_codebooks=st.integers(1, 3),
     height=st.integers(1, 40),
     width=st.integers(1, 40),
-    t=st.integers(1, 4),
+    t=st.integers(0, 4),
 )
 def test_what_is_packed_comes_back(codebook_size: int, num_codebooks: int, height: int, width: int, t: int) -> None:
     facts = dataclasses.replace(

@@ -108,8 +108,12 @@ def test_what_cannot_be_on_the_hub_is_not_asked_for(name: str) -> None:
         load_codec(name)
 
 
-def test_a_path_is_never_on_the_hub() -> None:
+def test_a_path_is_never_on_the_hub(tmp_path: Path) -> None:
     assert is_hub_id("org/name") and not is_hub_id(Path("org/name"))
+    (tmp_path / "run" / "codec").mkdir(parents=True)
+    (tmp_path / "run" / "codec" / "config.json").touch()
+    with pytest.raises(ModelError, match=r"did you mean '.*codec'\?"):
+        load_codec(tmp_path / "run")
     with pytest.raises(ModelError, match="no codec"):
         load_codec(Path("org/name"))
 

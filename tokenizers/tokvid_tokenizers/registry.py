@@ -39,6 +39,9 @@ def load_codec(
     elif (Path(text) / CONFIG_FILE).is_file():
         codec = VideoCodec.from_pretrained(text)
     else:
+        inner = next((found for found in sorted(Path(text).glob(f"*/{CONFIG_FILE}"))), None)
+        if inner is not None:
+            raise ModelError(f"no codec {text!r}: did you mean {str(inner.parent)!r}?")
         raise ModelError(
             f"no codec {text!r}: give a folder with a {CONFIG_FILE}, a model on the Hub (org/name), or one of"
             f" {', '.join(list_codecs())}"

@@ -20,14 +20,15 @@ import torch
 from torch import Tensor
 
 from tokvid.atomic import write_text
-from tokvid.checkpoint import keep_last, load_state, newest_valid, save_state, step_folder
+from tokvid.checkpoint import check_unused, keep_last, load_state, newest_valid, save_state, step_folder
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray
-from tokvid.errors import CheckpointError, DataError
+from tokvid.errors import CheckpointError, DataError, TrainingError
 from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
 from tokvid.metrics.perceptual import efflite_distance
 from tokvid.optimizer import build_optimizer, set_learning_rate, warmup_then_linear
+from tokvid.processes import world_size
 from tokvid.report.pictures import contact_sheet, side_by_side
 from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
@@ -72,7 +73,7 @@ def train_codec(recipe: CodecRecipe, clips: ClipArray, held_out: ClipArray, *, r
     if resume:
         trainer.resume()
     else:
-        trainer.check_unused()
+        check_unused(recipe.output)
     return trainer.run()
 
 
@@ -93,6 +94,10 @@ class CodecTrainer:
         if not len(self.held_out):
             raise DataError(
                 "there are no held-out clips to measure the codec with; add clips or keep back a larger share"
+            )
+        if world_size() > 1:
+            raise TrainingError(
+                f"a codec is trained by one process, and this is one of {world_size()}: start it without a launcher"
             )
         prepare(recipe.seed)
         self.device = default_device()
@@ -245,16 +250,6 @@ class CodecTrainer:
         save_state(folder, self.codec.state_dict(), state)
         keep_last(self.output, self.config.keep_checkpoints)
         return folder
-
-    def check_unused(self) -> None:
-        """Raise :class:`CheckpointError` when the output holds checkpoints: a new run would be mixed up with them."""
-        newest = newest_valid(self.output)
-        found = [path for path in (newest.path, *newest.torn) if path is not None]
-        if found:
-            raise CheckpointError(
-                f"{found[0]} is of an earlier run: add --resume to go on with it, give this run another output folder,"
-                " or remove that one"
-            )
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint; a run without one starts from the beginning."""

@@ -8,10 +8,13 @@ tokvid demo --data FOLDER   your own videos and captions
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokvid.cli.stages import METRICS_FILE, STAGES_FILE
+from tokvid.errors import DataError
 from tokvid.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -40,10 +43,13 @@ FAST_LM = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``[--fast] [--data FOLDER] [--output FOLDER]``."""
+    """``[--fast] [--data FOLDER] [--output FOLDER] [-f]``."""
     parser.add_argument("--fast", action="store_true", help="tiny runs: every stage, in about a minute")
     parser.add_argument("--data", metavar="FOLDER", help="videos with captions, instead of the sprite world")
-    parser.add_argument("--output", metavar="FOLDER", default="runs/demo", help="default: runs/demo")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="default: runs/demo, with --fast runs/demo-fast, with --data runs/demo-data"
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="replace a finished demo there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,9 +57,20 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.perf_counter()  # before torch is imported, which takes seconds
     from tokvid.cli.demo_run import run_demo
 
-    output = Path(arguments.output)
+    default = "runs/demo" + "-data" * bool(arguments.data) + "-fast" * arguments.fast
+    output = Path(arguments.output or default)
+    check_replaceable(output, force=arguments.force)
     codec_recipe, lm_recipe = recipes(fast=arguments.fast, data=arguments.data, output=output)
     return run_demo(codec_recipe, lm_recipe, output=output, fast=arguments.fast, began=began)
+
+
+def check_replaceable(output: Path, *, force: bool) -> None:
+    """Raise :class:`DataError` for a finished demo, which took minutes; one that was interrupted goes on."""
+    if (output / METRICS_FILE).exists() and not (output / STAGES_FILE).exists() and not force:
+        raise DataError(f"{output} holds a finished demo: give another --output, or -f to replace it")
+    others = sorted(p.name for p in output.glob("generated/*") if not re.fullmatch(r"\d+\.mp4", p.name))
+    if others:
+        raise DataError(f"{output / 'generated'} holds more than a demo's videos ({others[0]}): move it away")
 
 
 def recipes(*, fast: bool, data: str | None, output: Path) -> tuple[CodecRecipe, LMRecipe]:

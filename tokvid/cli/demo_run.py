@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokvid.atomic import remove_folder, write_text
+from tokvid.checkpoint import checkpoints
 from tokvid.cli.clips import load_splits
 from tokvid.cli.judging import Generation, generate, judge_reconstructions, prompts_to_show
 from tokvid.cli.progress import counted
-from tokvid.cli.stages import Stages
+from tokvid.cli.stages import METRICS_FILE, STAGES_FILE, Stages
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray, DataConfig, FolderDataConfig, SpriteDataConfig
 from tokvid.errors import DataError
@@ -30,7 +31,6 @@ UNJUDGED_CLIPS = 24
 GOAL_SECONDS = 720
 # Ids of a clip with its caption that the demo trains on: some minutes on a processor, not hours.
 MOST_POSITIONS = 4096
-STAGES_FILE = "stages.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def run_demo(
     """Run every stage; write ``report.html``, ``metrics.json``, ``sheet.png`` and mp4 files into ``output``.
 
     A demo that was interrupted goes on from its checkpoints, and its time is that of all its runs; one that was
-    finished has none left and starts anew. ``began``: what ``time.perf_counter()`` said when the command began.
+    finished has none left: it would start anew. ``began``: what ``time.perf_counter()`` said when the command began.
     """
     from tokvid.cli.demo_report import write_report
 
@@ -73,12 +73,14 @@ def run_demo(
     elapsed = stages.elapsed
     seconds = {**stages.seconds, "total": elapsed}
     metrics = {**demo.facts, "seconds": seconds, "seconds_complete": stages.complete}
-    write_text(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_text(output / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
     remove_checkpoints(output)
     stages.remove_file()
     total = time_figure(elapsed, complete=stages.complete, judged=demo.judged)
     print_figures([*demo.figures, total])
-    for path in (*files, output / "metrics.json"):
+    if fast:
+        print("--fast proves the path; these figures and clips say nothing about quality", file=sys.stderr)
+    for path in (*files, output / METRICS_FILE):
         print(path)
     return 0
 
@@ -176,9 +178,8 @@ def fit_context(recipe: LMRecipe, codec_recipe: CodecRecipe, clips: ClipArray, h
 def remove_checkpoints(output: Path) -> None:
     """Remove the checkpoints of both trainings: the finished models are saved beside them."""
     for stage in ("codec", "lm"):
-        for folder in (output / stage).glob("step-*"):
-            if folder.is_dir() and folder.suffix != ".tmp":
-                remove_folder(folder)
+        for folder in checkpoints(output / stage):
+            remove_folder(folder)
 
 
 def headline_figures(facts: dict[str, Any], *, judged: bool) -> list[Figure]:

@@ -16,6 +16,9 @@ from typing import Any
 
 from tokvid.atomic import write_text
 
+METRICS_FILE, STAGES_FILE = "metrics.json", "stages.json"
+"""What a finished and what an interrupted demo have."""
+
 
 class Stages:
     """``with stages("train the codec"): ...`` prints a heading on stderr and remembers the seconds.

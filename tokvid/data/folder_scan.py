@@ -92,7 +92,9 @@ def scan_folder(folder: Path, captions: CaptionRule = "auto") -> FolderScan:
     """List the videos of ``folder``; :class:`DataError` where there is none or a caption has no video."""
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: no such folder; check the path" if not folder.exists() else f"{folder}: is no folder"
+            f"{folder}: no such folder; check the path"
+            if not folder.exists()
+            else f"{folder}: is no folder; name the one it lies in"
         )
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _hidden(path, folder)]
     videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]

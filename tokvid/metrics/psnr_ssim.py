@@ -14,6 +14,8 @@ from tokvid.errors import ShapeError
 
 Pictures = npt.NDArray[np.uint8]
 
+MAX_PSNR = 100.0
+"""What equal clips have, so that means and files stay finite: an error of one level in 150,000 values is less."""
 WINDOW = 11  # pixels; the Gaussian window and constants of Wang et al. 2004
 _SIGMA = 1.5
 _CHUNK = 200_000  # values of a clip filtered at once
@@ -21,7 +23,7 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def psnr(a: Pictures, b: Pictures) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 ``[T,H,W,3]`` clips; inf when they are equal.
+    """Peak signal-to-noise ratio in dB of two uint8 ``[T,H,W,3]`` clips; 100 when they are equal, and at most.
 
     The squared error is averaged over the whole clip before the logarithm. Raises :class:`ShapeError`.
     """
@@ -29,7 +31,7 @@ def psnr(a: Pictures, b: Pictures) -> float:
     # int32 holds a difference squared, and the sum is taken in int64: exact for any clip.
     difference = a.astype(np.int32) - b.astype(np.int32)
     error = int(np.square(difference, out=difference).sum(dtype=np.int64)) / a.size
-    return math.inf if error == 0 else 10.0 * math.log10(255.0**2 / error)
+    return MAX_PSNR if error == 0 else min(MAX_PSNR, 10.0 * math.log10(255.0**2 / error))
 
 
 def ssim(a: Pictures, b: Pictures) -> float:
