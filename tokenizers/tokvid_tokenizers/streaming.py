@@ -7,6 +7,7 @@ layers remember passes from one to the next. A stream holds one block and that m
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -32,7 +33,7 @@ def blocks_of(clip: Tensor, block: int) -> Iterator[Tensor]:
         yield clip[:, :, start : start + block]
 
 
-class _Stream:
+class _Stream(ABC):
     """One clip under way: what waits for its block to be full, and what the layers remember."""
 
     def __init__(self, codec: VideoCodec, batch_size: int, block: int) -> None:
@@ -57,17 +58,30 @@ class _Stream:
     ) -> None:
         self._close()
 
-    def _close(self) -> None:
-        self._open, self._finished = False, True
-        self._waiting, self._past = None, Past()
+    @torch.no_grad()
+    def finish(self) -> Tensor:
+        """What the pieces that still wait become, as :meth:`push` gives it; closes the stream.
 
-    def _check_open(self) -> None:
-        if not self._open:
-            state = "is finished: open another one" if self._finished else "is not open: enter it with 'with'"
-            raise ModelError(f"this stream {state}")
+        An encoder fills the last group by repeating the last frame, a decoder gives it whole: the caller trims it.
+        """
+        self._check_open()
+        if self._waiting is None:
+            raise ModelError("nothing was pushed into this stream")
+        waiting, past = self._waiting, self._past
+        self._close()
+        return self._run(waiting, past) if waiting.shape[2] else self._nothing(waiting)
 
-    def _take(self, piece: Tensor, *, what: str) -> Iterator[Tensor]:
-        """Add ``piece`` ``[B,C,n,H,W]`` to what waits; the blocks that are now full."""
+    @abstractmethod
+    def _run(self, block: Tensor, past: Past) -> Tensor:
+        """What one block becomes."""
+
+    @abstractmethod
+    def _nothing(self, piece: Tensor) -> Tensor:
+        """What :meth:`_run` would give of pieces like this one, with no time in it."""
+
+    @torch.no_grad()
+    def _pushed(self, piece: Tensor, *, what: str) -> Tensor:
+        """What the blocks that ``piece`` ``[B,C,n,H,W]`` fills become; the rest waits."""
         if piece.shape[0] != self._batch_size:
             raise ShapeError(
                 f"this stream was opened for batch_size={self._batch_size}, got {what} {list(piece.shape)}"
@@ -78,11 +92,22 @@ class _Stream:
                 f"{what} of a stream keep their size: {list(waiting.shape[3:])}, got {list(piece.shape[3:])}"
             )
         joined = piece if waiting is None else torch.cat([waiting, piece], dim=2)
+        made = [self._nothing(piece)]
         while joined.shape[2] >= (need := self._block if self._past.begun else 1):
-            yield joined[:, :, :need]
+            made.append(self._run(joined[:, :, :need], self._past))
             joined = joined[:, :, need:]
         # A copy, so that what was pushed can go.
         self._waiting = joined.clone()
+        return torch.cat(made, dim=2)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            state = "is finished: open another one" if self._finished else "is not open: enter it with 'with'"
+            raise ModelError(f"this stream {state}")
+
+    def _close(self) -> None:
+        self._open, self._finished = False, True
+        self._waiting, self._past = None, Past()
 
 
 class StreamEncoder(_Stream):
@@ -91,26 +116,11 @@ class StreamEncoder(_Stream):
     def __init__(self, codec: VideoCodec, batch_size: int) -> None:
         super().__init__(codec, batch_size, codec.config.stream_block * codec.temporal_stride)
 
-    @torch.no_grad()
     def push(self, frames: Tensor) -> Tensor:
         """Codes int64 ``[B,K,t',h,w]`` of the blocks that ``frames`` ``[B,3,T',H,W]`` in [-1, 1] fill; t' may be 0."""
         self._check_open()
         check_frames(frames, self._codec.spatial_stride)
-        parts = [self._codec.encode_block(block, self._past) for block in self._take(frames, what="frames")]
-        return torch.cat([self._nothing(frames), *parts], dim=2)
-
-    @torch.no_grad()
-    def finish(self) -> Tensor:
-        """Codes of the frames that still wait, the last group filled by repeating the last frame; closes the stream."""
-        self._check_open()
-        waiting = self._waiting
-        if waiting is None:
-            raise ModelError("nothing was pushed into this stream")
-        parts = [self._nothing(waiting)]
-        if waiting.shape[2]:
-            parts.append(self._codec.encode_block(waiting, self._past))
-        self._close()
-        return torch.cat(parts, dim=2)
+        return self._pushed(frames, what="frames")
 
     def state(self) -> dict[str, Tensor]:
         """Everything the rest of the stream depends on, for a file; empty before the first push."""
@@ -133,10 +143,13 @@ class StreamEncoder(_Stream):
                     f"this state is of another codec or no stream's: it lacks or adds {error}"
                 ) from None
 
-    def _nothing(self, frames: Tensor) -> Tensor:
-        height, width = (side // self._codec.spatial_stride for side in frames.shape[-2:])
+    def _run(self, block: Tensor, past: Past) -> Tensor:
+        return self._codec.encode_block(block, past)
+
+    def _nothing(self, piece: Tensor) -> Tensor:
+        height, width = (side // self._codec.spatial_stride for side in piece.shape[-2:])
         shape = (self._batch_size, self._codec.num_codebooks, 0, height, width)
-        return torch.empty(shape, dtype=torch.int64, device=frames.device)
+        return torch.empty(shape, dtype=torch.int64, device=piece.device)
 
 
 class StreamDecoder(_Stream):
@@ -145,28 +158,16 @@ class StreamDecoder(_Stream):
     def __init__(self, codec: VideoCodec, batch_size: int) -> None:
         super().__init__(codec, batch_size, codec.config.stream_block)
 
-    @torch.no_grad()
     def push(self, codes: Tensor) -> Tensor:
         """Frames ``[B,3,T',H,W]`` in [-1, 1] of the blocks that ``codes`` ``[B,K,t',h,w]`` fill; T' may be 0."""
         self._check_open()
         self._codec.quantizer.check_codes(codes)
-        parts = [self._codec.decode_block(block, self._past) for block in self._take(codes, what="codes")]
-        return torch.cat([self._nothing(codes), *parts], dim=2)
+        return self._pushed(codes, what="codes")
 
-    @torch.no_grad()
-    def finish(self) -> Tensor:
-        """Frames of the codes that still wait; closes the stream. The last group is whole: the caller trims it."""
-        self._check_open()
-        waiting = self._waiting
-        if waiting is None:
-            raise ModelError("nothing was pushed into this stream")
-        parts = [self._nothing(waiting)]
-        if waiting.shape[2]:
-            parts.append(self._codec.decode_block(waiting, self._past))
-        self._close()
-        return torch.cat(parts, dim=2)
+    def _run(self, block: Tensor, past: Past) -> Tensor:
+        return self._codec.decode_block(block, past)
 
-    def _nothing(self, codes: Tensor) -> Tensor:
-        height, width = (side * self._codec.spatial_stride for side in codes.shape[-2:])
+    def _nothing(self, piece: Tensor) -> Tensor:
+        height, width = (side * self._codec.spatial_stride for side in piece.shape[-2:])
         weight = next(self._codec.decoder.parameters())
         return torch.empty((self._batch_size, 3, 0, height, width), dtype=weight.dtype, device=weight.device)
