@@ -10,7 +10,7 @@ import pytest
 
 from tokvid.cli.main import main
 from tokvid.codes_file import CodesFile
-from tokvid.video import Video, probe_video, write_video
+from tokvid.video import Video, probe_video, read_video, write_video
 
 CODEC = ["--codec", "preset:tiny"]
 
@@ -37,6 +37,19 @@ def test_a_file_goes_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtur
     described = json.loads(capsys.readouterr().out)
     assert described["grid"] == "3x2x3" and described["codec_id"] == facts.codec_id
     assert described["bits_a_code"] == 10 and described["bytes"] == codes.stat().st_size
+
+
+def test_a_reconstruction_is_encoded_and_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = write(tmp_path / "clip.mp4")
+    assert main(["reconstruct", str(clip), str(tmp_path / "there.mp4"), *CODEC]) == 0
+    assert "9 frames of 16x24 through" in capsys.readouterr().out
+    assert main(["encode", str(clip), str(tmp_path / "clip.tokvid"), *CODEC]) == 0
+    assert main(["decode", str(tmp_path / "clip.tokvid"), str(tmp_path / "again.mp4"), *CODEC]) == 0
+    frames = [read_video(tmp_path / name).frames for name in ("there.mp4", "again.mp4")]
+    assert np.array_equal(*frames)
+    made_by = json.loads(probe_video(tmp_path / "there.mp4").metadata["tokvid"])
+    assert made_by["reconstruction_of"] == "clip.mp4"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.mp4", "clip.mp4", "clip.tokvid", "there.mp4"]
 
 
 def test_a_size_off_the_stride_is_padded_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``VIDEO FILE.tokvid --codec CODEC``."""
     parser.add_argument("input", metavar="IN", help="a video, or a folder of videos")
     parser.add_argument("output", metavar="OUT", help=f"the {SUFFIX} file, or the folder, to write")
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The codec, and how videos are read: what encoding and reconstructing share."""
     parser.add_argument(
         "--codec", required=True, metavar="CODEC", help="a codec's folder, org/name on the Hub, or preset:NAME"
     )

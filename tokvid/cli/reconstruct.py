@@ -1,0 +1,49 @@
+"""Send videos through a codec and back: what is left of them, as a file or a folder with the tree kept.
+
+tokvid reconstruct clip.mp4 clip-again.mp4 --codec runs/demo/codec/codec
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from tokvid.cli import encode
+from tokvid.cli.file_pairs import FilePair, pairs
+from tokvid.cli.generate import parse_size
+from tokvid.cli.progress import counted
+from tokvid.codes_file import SUFFIX
+from tokvid.data.folder_scan import VIDEO_SUFFIXES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``VIDEO VIDEO --codec CODEC``."""
+    parser.add_argument("input", metavar="IN", help="a video, or a folder of videos")
+    parser.add_argument("output", metavar="OUT", help="the video (.mp4), or the folder, to write")
+    encode.add_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Reconstruct every video, one line each."""
+    found = pairs(arguments.input, arguments.output, VIDEO_SUFFIXES, ".mp4", force=arguments.force)
+    size = parse_size(arguments.size) if arguments.size else None
+    from tokvid.provenance import provenance
+    from tokvid_tokenizers import load_codec
+    from tokvid_tokenizers.files import decode_file, encode_file
+
+    codec = load_codec(arguments.codec)
+
+    def reconstruct(pair: FilePair) -> str:
+        made_by = {"reconstruction_of": pair.source.name, "codec": codec.codec_id, **provenance()}
+        with tempfile.TemporaryDirectory() as folder:
+            codes = Path(folder) / f"codes{SUFFIX}"
+            with counted(f"encode {pair.source.name}", "frames") as progress:
+                facts = encode_file(codec, pair.source, codes, fps=arguments.fps, size=size, progress=progress)
+            size_of_codes = codes.stat().st_size
+            with counted(f"decode {pair.source.name}", "frames") as progress:
+                decode_file(codec, codes, pair.target, metadata={"tokvid": json.dumps(made_by)}, progress=progress)
+        return f"{facts.num_frames} frames of {facts.height}x{facts.width} through {size_of_codes:,} bytes of codes"
+
+    return found.each(reconstruct)
