@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tokenizers.lively import SMALLEST, noise
 from tests.tokenizers.tiny_run import STEPS, Killed, assert_same_run, at_step, die, lines, recipe
 from tokvid.checkpoint import newest_valid
 from tokvid.cli.demo_report import codec_curve
@@ -22,6 +23,7 @@ from tokvid.optimizer import AdamWConfig, MuonConfig
 from tokvid_tokenizers import VideoCodec, load_codec
 from tokvid_tokenizers import training as training_module
 from tokvid_tokenizers.evaluation import reconstruct
+from tokvid_tokenizers.quantizers import VQConfig
 from tokvid_tokenizers.training import CODEC_FOLDER, RECIPE_FILE, CodecTrainer, train_codec
 from tokvid_tokenizers.training_config import CodecRecipe
 
@@ -179,3 +181,39 @@ def test_the_codec_is_safe_before_it_is_measured(
 def test_impossible_settings_are_refused(tmp_path: Path, setting: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         recipe(tmp_path, **setting)
+
+
+def test_a_second_stage_trains_the_decoder_and_leaves_the_codes(
+    tmp_path: Path, clips: tuple[ClipArray, ClipArray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = dataclasses.replace(SMALLEST, quantizer=VQConfig(codebook_size=32, dim=3, restart_below=0.5))
+    first = train_codec(dataclasses.replace(recipe(tmp_path / "first"), codec=codec), *clips).codec
+    start = str(tmp_path / "first" / CODEC_FOLDER)
+
+    def second(name: str) -> CodecRecipe:
+        return dataclasses.replace(recipe(tmp_path / name, start_from=start, trains="decoder"), codec=codec)
+
+    tuned = train_codec(second("second"), *clips).codec
+    before, after = first.state_dict(), tuned.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"}
+    frames = noise(1, 3, 5, 16, 16)
+    assert torch.equal(first.encode(frames), tuned.encode(frames))
+    # It went on from there: its first loss is near the last of the first stage, and it resumes as any run.
+    assert lines(tmp_path / "second")[0]["l2"] < 1.3 * lines(tmp_path / "first")[-1]["l2"]
+    with monkeypatch.context() as patch:
+        at_step(patch, 9, die)
+        with pytest.raises(Killed):
+            train_codec(second("stopped"), *clips)
+    train_codec(second("stopped"), *clips, resume=True)
+    assert_same_run(tmp_path / "stopped", tmp_path / "second")
+
+
+def test_a_start_that_does_not_fit_is_refused(tmp_path: Path, clips: tuple[ClipArray, ClipArray]) -> None:
+    train_codec(recipe(tmp_path / "first"), *clips)
+    start = str(tmp_path / "first" / CODEC_FOLDER)
+    other = dataclasses.replace(SMALLEST, decoder_blocks=(2,))
+    with pytest.raises(ConfigError, match="another configuration"):
+        train_codec(dataclasses.replace(recipe(tmp_path / "second", start_from=start), codec=other), *clips)
+    with pytest.raises(ConfigError, match="needs start_from"):
+        recipe(tmp_path / "second", trains="decoder")

@@ -23,7 +23,7 @@ from tokvid.atomic import write_text
 from tokvid.checkpoint import check_unused, keep_last, load_state, newest_valid, save_state, step_folder
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray
-from tokvid.errors import CheckpointError, DataError, TrainingError
+from tokvid.errors import CheckpointError, ConfigError, DataError, TrainingError
 from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
 from tokvid.metrics.perceptual import efflite_distance
@@ -39,6 +39,7 @@ from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.evaluation import CodecEvaluation, Reconstructions, evaluate_reconstructions, reconstruct
 from tokvid_tokenizers.layers.stack import recompute_blocks
 from tokvid_tokenizers.losses.reconstruction import reconstruction_loss
+from tokvid_tokenizers.registry import load_codec
 from tokvid_tokenizers.training_config import CodecRecipe
 from tokvid_tokenizers.weight_average import WeightAverage
 
@@ -102,7 +103,7 @@ class CodecTrainer:
         prepare(recipe.seed)
         self.device = default_device()
         self.bf16 = computes_in_bf16(self.config.precision)
-        self.codec = VideoCodec(recipe.codec).to(self.device)
+        self.codec = starting_codec(recipe).to(self.device)
         recompute_blocks(self.codec, self.config.checkpoint_blocks)
         self.optimizer = build_optimizer(self.config.optimizer, self.codec, adam_names=ADAM_NAMES)
         self.adversary = Adversary(self.config.adversarial, self.device) if self.config.adversarial else None
@@ -116,7 +117,7 @@ class CodecTrainer:
         """Train from the current step to the last, evaluate, save."""
         self.output.mkdir(parents=True, exist_ok=True)
         write_text(self.output / RECIPE_FILE, json.dumps(to_mapping(self.recipe), indent=2) + "\n")
-        if self.step == 0:
+        if self.step == 0 and self.config.start_from is None:
             self.codec.calibrate(self.batch(0))
         log = TrainingLog(
             self.output,
@@ -126,7 +127,7 @@ class CodecTrainer:
             title="codec",
             every=self.config.log_every,
         )
-        self.codec.train()
+        self.train_mode()
         with log, deferred_interrupt() as interrupted:
             while self.step < self.config.steps:
                 self.train_step(log)
@@ -146,6 +147,13 @@ class CodecTrainer:
             evaluation=evaluate_reconstructions(codec, self.held_out, reconstructions),
             reconstructions=reconstructions,
         )
+
+    def train_mode(self) -> None:
+        """What is trained is in training mode: a codebook that stays as it is must not follow the clips either."""
+        self.codec.train()
+        if self.config.trains == "decoder":
+            self.codec.encoder.eval()
+            self.codec.quantizer.eval()
 
     def train_step(self, log: TrainingLog) -> None:
         """One batch forward and backward, one step of the optimiser, and what is due after it."""
@@ -229,7 +237,7 @@ class CodecTrainer:
         self.codec.eval()
         with self.autocast(), self.average.in_place() if self.average else nullcontext():
             reconstructions = reconstruct(self.codec, clips, batch_size=self.config.batch_size)
-        self.codec.train()
+        self.train_mode()
         result = evaluate_reconstructions(self.codec, clips, reconstructions)
         pairs = [side_by_side(*pair) for pair in zip(clips[:4], reconstructions.pictures[:4], strict=True)]
         log.pictures("held-out clips and reconstructions", contact_sheet(pairs), self.step)
@@ -286,6 +294,20 @@ class CodecTrainer:
         quiet |= {"checkpoint_blocks"}  # a run that had too little memory goes on with it
         facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
         return json.loads(json.dumps(facts))  # type: ignore[no-any-return]
+
+
+def starting_codec(recipe: CodecRecipe) -> VideoCodec:
+    """The codec before the first step: new, or the one that the recipe starts from."""
+    codec, start = VideoCodec(recipe.codec), recipe.training.start_from
+    if start is not None:
+        trained = load_codec(start)
+        if trained.config != recipe.codec:
+            raise ConfigError(f"training.start_from: {start} is a codec of another configuration than the recipe's")
+        codec.load_state_dict(trained.state_dict())
+    if recipe.training.trains == "decoder":
+        codec.encoder.requires_grad_(False)
+        codec.quantizer.requires_grad_(False)
+    return codec
 
 
 def digest_of_clips(frames: npt.NDArray[np.uint8]) -> str:

@@ -23,6 +23,10 @@ class CodecTrainingConfig:
     takes bf16 where the machine is clearly faster in it. With an ``average_decay`` above 0 (0.999, say) what is
     evaluated and saved is the moving average of the weights. With ``checkpoint_blocks`` the backward pass computes the
     codec's blocks again instead of keeping what happened in them: the same numbers in less memory and more time.
+
+    ``start_from`` names a trained codec of the same configuration to go on from, with other clips (larger or longer
+    ones), another loss, or both. ``trains: decoder`` leaves its codes as they are, so that language models of them stay
+    right: the second of VidTok's two stages (arXiv 2412.13061).
     """
 
     steps: int = 1000
@@ -32,6 +36,8 @@ class CodecTrainingConfig:
     gradient_clip: float = 1.0
     precision: Precision = "auto"
     loss: ReconstructionLossConfig = field(default_factory=ReconstructionLossConfig)
+    start_from: str | None = None
+    trains: Literal["all", "decoder"] = "all"
     adversarial: AdversarialConfig | None = None
     average_decay: float = 0.0
     checkpoint_blocks: bool = False
@@ -49,6 +55,8 @@ class CodecTrainingConfig:
         if self.average_decay == 1:
             raise ConfigError("average_decay 1 would keep the first weights; use less, or 0 for no average")
         less_than(self, "warmup_steps", "steps")
+        if self.trains == "decoder" and self.start_from is None:
+            raise ConfigError("trains: decoder needs start_from: codes that nobody learned would be decoded")
 
 
 @dataclass(frozen=True, kw_only=True)
