@@ -3,6 +3,7 @@
 tokvid train recipes/codec/sprites-tiny.yaml
 tokvid train codec/sprites-tiny --training.steps=200 --output=runs/mine
 tokvid train codec/sprites-tiny --resume
+tokvid train codec/ucf101-128 --dry-run
 
 The figures are printed as JSON and kept in metrics.json in the run's folder. Where the data has an oracle (sprites) it
 judges reconstructions, or clips drawn from held-out captions as the recipe's evaluation says.
@@ -17,6 +18,7 @@ from typing import Any
 
 from tokvid.atomic import write_text
 from tokvid.cli.clips import load_splits, tell
+from tokvid.cli.dry_run import dry_run
 from tokvid.cli.judging import generate, judge_reconstructions
 from tokvid.cli.progress import counted
 from tokvid.data.clips import SpriteDataConfig, open_splits
@@ -31,6 +33,7 @@ TASKS = ("codec", "lm")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``RECIPE [--resume] [--a.b=value ...]``."""
     parser.add_argument("recipe", metavar="RECIPE", help="a file, or a name of 'tokvid recipes list'")
+    parser.add_argument("--dry-run", action="store_true", help="two tiny steps of it, which write nothing")
     parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint of the output")
 
 
@@ -40,6 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     task = data.get("task")
     if task not in TASKS:
         raise ConfigError(f"'task' is {task!r}: {did_you_mean(str(task), TASKS)}")
+    if arguments.dry_run:
+        figures = dry_run(data)
+        print(json.dumps(figures, indent=2))
+        return 0
     figures = _codec(data, resume=arguments.resume) if task == "codec" else _lm(data, resume=arguments.resume)
     if is_main_process():
         print(json.dumps(figures, indent=2))

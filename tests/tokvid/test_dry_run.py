@@ -1,0 +1,36 @@
+"""Every shipped recipe is tried at a tiny size; a dry run finds what is wrong and writes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tokvid.cli.main import main
+from tokvid.recipe import shipped_recipes
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_is_dry_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", name, "--dry-run"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["parameters"] > 100_000
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("codec/ucf101-128", "--training.adversarial.weigth=1", "did you mean 'weight'"),
+        ("codec/natural-128", "--data.size=[100,100]", "multiples of 8"),
+        ("codec/ucf101-224", "--training.start_from=null", "needs start_from"),
+        ("lm/sprites-tiny", "--model.num_heads=5", "num_heads"),
+    ],
+)
+def test_what_is_wrong_is_found(name: str, change: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", name, "--dry-run", change]) == 2
+    assert words in capsys.readouterr().err

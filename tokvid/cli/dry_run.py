@@ -1,0 +1,71 @@
+"""A recipe tried at a tiny size: what would fail after hours of preparation fails here in seconds.
+
+Every part of the recipe is built as it says, but for the data, which are a few small sprite clips, the number of steps,
+and what it would start from. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from tokvid.cli.clips import load_splits
+
+# Of the network of the perceptual distance: less would leave nothing of a picture.
+_SMALLEST_SIDE = 32
+_STEPS = 2
+_STAND_IN_CODEC = "preset:tiny"
+
+
+def dry_run(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Train what the recipe ``data`` describes for two steps; its parameters, and for a codec its arithmetic."""
+    return _codec(data) if data["task"] == "codec" else _lm(data)
+
+
+def _codec(data: Mapping[str, Any]) -> dict[str, Any]:
+    from tokvid.config import from_mapping
+    from tokvid_tokenizers.cost import codec_cost
+    from tokvid_tokenizers.training import train_codec
+    from tokvid_tokenizers.training_config import CodecRecipe
+
+    recipe = from_mapping(CodecRecipe, data)
+    codec = recipe.codec
+    cost = codec_cost(codec, recipe.data.num_frames, *recipe.data.size)
+    training: dict[str, Any] = {**data.get("training", {}), **_short(), "start_from": None, "trains": "all"}
+    if recipe.training.adversarial is not None:
+        heard = {"start_step": 0, "warmup_steps": 0, "ramp_steps": 0}
+        training["adversarial"] = {**training["adversarial"], **heard}
+    side = max(2 * codec.spatial_stride, _SMALLEST_SIDE)
+    clips = _clips(side, 1 + 2 * codec.temporal_stride)
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = from_mapping(CodecRecipe, {**data, "data": clips, "training": training, "output": folder})
+        train_codec(tiny, *load_splits(tiny.data))
+    return {"parameters": cost.parameters, "gmac_a_clip": round(cost.macs / 1e9, 2), "codes_a_clip": cost.num_codes}
+
+
+def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
+    from tokvid.config import from_mapping
+    from tokvid_lm.training import train_lm
+    from tokvid_lm.training_config import LMRecipe
+    from tokvid_tokenizers import load_codec
+
+    from_mapping(LMRecipe, data)
+    codec = load_codec(_STAND_IN_CODEC)
+    training = {**data.get("training", {}), **_short(), "curriculum": [], "gradient_accumulation": 1}
+    clips = _clips(2 * codec.spatial_stride, 1 + codec.temporal_stride)
+    changed = {"data": clips, "training": training, "codec": _STAND_IN_CODEC, "evaluation": {"clips": 1}}
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = from_mapping(LMRecipe, {**data, **changed, "output": folder})
+        lm = train_lm(tiny, *load_splits(tiny.data), codec=codec).lm
+    return {"parameters": sum(parameter.numel() for parameter in lm.model.parameters())}
+
+
+def _short() -> dict[str, Any]:
+    """The part of a training that is about its length."""
+    return {"steps": _STEPS, "batch_size": 2, "warmup_steps": 0, "log_every": 1, "validate_every": 1}
+
+
+def _clips(side: int, num_frames: int) -> dict[str, Any]:
+    size = {"size": [side, side], "num_frames": num_frames}
+    return {"kind": "sprites", "train_clips": 4, "held_out_clips": 2, **size}
