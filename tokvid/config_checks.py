@@ -42,6 +42,14 @@ def is_share(config: object, *names: str) -> None:
             raise ConfigError(f"{name} must lie in [0, 1], got {value}")
 
 
+def is_average(config: object, *names: str) -> None:
+    """Each named field of ``config`` (a number or several) is what a moving average may keep: in [0, 1)."""
+    for name in names:
+        value = getattr(config, name)
+        if not all(0 <= share < 1 for share in (value if isinstance(value, tuple) else (value,))):
+            raise ConfigError(f"{name} must lie in [0, 1), got {value}: at 1 the average would never move")
+
+
 def less_than(config: object, name: str, bound: str) -> None:
     """The field ``name`` of ``config`` is not negative and less than its field ``bound``."""
     value, limit = getattr(config, name), getattr(config, bound)

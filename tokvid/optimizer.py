@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from tokvid.config_checks import at_least, finite, positive
-from tokvid.errors import ConfigError
+from tokvid.config_checks import at_least, finite, is_average, positive
 from tokvid.muon import Muon, muon_groups
 
 
@@ -30,8 +29,7 @@ class MuonConfig:
 
     def __post_init__(self) -> None:
         _check_rates(self, "learning_rate", "adam_learning_rate")
-        _check_averages("momentum", self.momentum)
-        _check_averages("betas", *self.betas)
+        is_average(self, "momentum", "betas")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,7 @@ class AdamWConfig:
 
     def __post_init__(self) -> None:
         _check_rates(self, "learning_rate")
-        _check_averages("betas", *self.betas)
+        is_average(self, "betas")
 
 
 OptimizerConfig = MuonConfig | AdamWConfig
@@ -56,12 +54,6 @@ def _check_rates(config: MuonConfig | AdamWConfig, *names: str) -> None:
     positive(config, *names)
     at_least(config, 0, "weight_decay")
     finite(config, *names, "weight_decay")
-
-
-def _check_averages(name: str, *shares: float) -> None:
-    """Each share of what a running average keeps lies in [0, 1): at 1 it would never move."""
-    if not all(0 <= share < 1 for share in shares):
-        raise ConfigError(f"{name} must lie in [0, 1), got {', '.join(map(str, shares))}")
 
 
 def build_optimizer(

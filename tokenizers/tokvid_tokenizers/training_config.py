@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tokvid.config_checks import at_least, is_share, less_than, positive
+from tokvid.config_checks import at_least, is_average, less_than, positive
 from tokvid.data.clips import DataConfig, SpriteDataConfig
 from tokvid.errors import ConfigError
 from tokvid.optimizer import MuonConfig, OptimizerConfig
@@ -51,9 +51,7 @@ class CodecTrainingConfig:
         at_least(self, 1, "steps", "batch_size", "log_every", "validate_every", "validation_clips")
         at_least(self, 1, "checkpoint_every", "keep_checkpoints")
         positive(self, "gradient_clip")
-        is_share(self, "average_decay")
-        if self.average_decay == 1:
-            raise ConfigError("average_decay 1 would keep the first weights; use less, or 0 for no average")
+        is_average(self, "average_decay")
         less_than(self, "warmup_steps", "steps")
         if self.trains == "decoder" and self.start_from is None:
             raise ConfigError("trains: decoder needs start_from: codes that nobody learned would be decoded")

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokvid.config_checks import at_least, finite, is_share
-from tokvid.errors import ConfigError
+from tokvid.config_checks import at_least, finite, is_average
 from tokvid.optimizer import AdamWConfig, OptimizerConfig
 from tokvid_tokenizers.discriminator import DiscriminatorConfig
 
@@ -50,9 +49,7 @@ class AdversarialConfig:
         at_least(self, 0, "weight", "start_step", "warmup_steps", "ramp_steps", "lecam", "r1")
         at_least(self, 1, "r1_every")
         finite(self, "weight", "lecam", "r1")
-        is_share(self, "lecam_decay")
-        if self.lecam_decay == 1:
-            raise ConfigError("lecam_decay 1 would never move the averages; use less, or lecam 0")
+        is_average(self, "lecam_decay")
 
     def weight_at(self, step: int) -> float:
         """The weight of the codec's adversarial loss at ``step`` (from 0), before it is adapted."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokvid.config_checks import at_least, finite, is_share
+from tokvid.config_checks import at_least, finite, is_average, is_share
 from tokvid.errors import ConfigError
 from tokvid_tokenizers.quantizers.across_processes import from_first_process, sum_over_processes
 from tokvid_tokenizers.quantizers.base import Quantizer, QuantizerOutput, straight_through, to_latents, to_vectors
@@ -50,11 +50,10 @@ class VQConfig:
         at_least(self, 1, "dim")
         at_least(self, 0, "commitment", "kmeans_iterations")
         finite(self, "commitment")
-        is_share(self, "decay", "restart_below")
+        is_average(self, "decay")
+        is_share(self, "restart_below")
         if self.codebook_dim is not None and self.codebook_dim < 1:
             raise ConfigError(f"codebook_dim must be at least 1, got {self.codebook_dim}; leave it out for dim")
-        if self.update == "ema" and self.decay == 1:
-            raise ConfigError("decay 1 would never move the codebook; use less, or update: gradient")
 
 
 class VectorQuantizer(Quantizer):
