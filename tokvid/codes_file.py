@@ -72,13 +72,18 @@ class CodesFacts:
     @property
     def bits(self) -> int:
         """Bits a code takes, at least one."""
-        return max(1, (self.codebook_size - 1).bit_length())
+        return bits_of(self.codebook_size)
 
     @property
     def row_bytes(self) -> int:
         """Bytes a latent frame takes."""
         height, width = self.cells
         return -(-height * width * self.num_codebooks * self.bits // 8)
+
+
+def bits_of(codebook_size: int) -> int:
+    """Bits that a code of a codebook takes in a file, at least one."""
+    return max(1, (codebook_size - 1).bit_length())
 
 
 def pack(codes: Codes, facts: CodesFacts) -> npt.NDArray[np.uint8]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.tokenizers.lively import noise
-from tests.tokenizers.tiny_run import Killed, assert_same_run, at_step, die, lines, recipe
+from tests.tokenizers.tiny_run import assert_same_run, killed_at, lines, recipe
 from tokvid.data.clips import ClipArray
 from tokvid.errors import ConfigError
 from tokvid.optimizer import AdamWConfig
@@ -158,10 +158,7 @@ def test_a_run_with_everything_that_died_is_the_same_run(
     assert "discriminator" in log[1] and "adversarial" in log[-1] and "adversarial" not in log[1]
     assert log[-1]["perplexity"] > 1 and log[-1]["usage"] > 0
     assert load_codec(trained.folder).codec_id == trained.codec.codec_id
-    with monkeypatch.context() as patch:
-        at_step(patch, 9, die)
-        with pytest.raises(Killed):
-            train_codec(run_of(tmp_path / "stopped", quantizer), *clips)
+    killed_at(monkeypatch, 9, run_of(tmp_path / "stopped", quantizer), clips)
     train_codec(run_of(tmp_path / "stopped", quantizer), *clips, resume=True)
     assert_same_run(tmp_path / "stopped", straight)
 

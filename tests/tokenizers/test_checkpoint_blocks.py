@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.tokenizers.lively import ALL_KINDS, NEW_KINDS, noise, smallest_codec
-from tests.tokenizers.tiny_run import Killed, assert_same_run, at_step, die, lines, recipe
+from tests.tokenizers.tiny_run import assert_same_run, killed_at, lines, recipe
 from tokvid.data.clips import ClipArray
 from tokvid_tokenizers import load_codec
 from tokvid_tokenizers.discriminator import DiscriminatorConfig
@@ -59,10 +59,7 @@ def test_a_run_with_checkpointing_is_the_same_run(
 def test_a_run_that_had_too_little_memory_goes_on_with_checkpointing(
     tmp_path: Path, straight: Path, clips: tuple[ClipArray, ClipArray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        at_step(patch, 9, die)
-        with pytest.raises(Killed):
-            train_codec(recipe(tmp_path), *clips)
+    killed_at(monkeypatch, 9, recipe(tmp_path), clips)
     train_codec(recipe(tmp_path, checkpoint_blocks=True), *clips, resume=True)
     assert_same_run(tmp_path, straight)
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.tokenizers.tiny_run import STEPS, Killed, assert_same_run, at_step, die, lines, recipe
+from tests.tokenizers.tiny_run import STEPS, assert_same_run, at_step, killed_at, lines, recipe
 from tokvid.checkpoint import load_state, newest_valid, step_folder
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray
@@ -42,10 +42,7 @@ def test_a_run_that_died_and_went_on_is_the_same_run(
     monkeypatch: pytest.MonkeyPatch,
     step: int,
 ) -> None:
-    with monkeypatch.context() as patch:
-        at_step(patch, step, die)
-        with pytest.raises(Killed):
-            train_codec(recipe(tmp_path), *clips)
+    killed_at(monkeypatch, step, recipe(tmp_path), clips)
     assert newest_valid(tmp_path).step == step // 4 * 4
     train_codec(recipe(tmp_path), *clips, resume=True)
     assert_same_run(tmp_path, straight)
@@ -58,10 +55,7 @@ def test_a_torn_checkpoint_is_passed_over(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with monkeypatch.context() as patch:
-        at_step(patch, 9, die)
-        with pytest.raises(Killed):
-            train_codec(recipe(tmp_path), *clips)
+    killed_at(monkeypatch, 9, recipe(tmp_path), clips)
     torn = step_folder(tmp_path, 8) / "tensors.safetensors"
     torn.write_bytes(torn.read_bytes()[:-100])
     train_codec(recipe(tmp_path), *clips, resume=True)
@@ -127,10 +121,7 @@ def test_resuming_with_other_clips_is_refused(
 def test_how_often_a_run_speaks_may_change(
     tmp_path: Path, straight: Path, clips: tuple[ClipArray, ClipArray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        at_step(patch, 9, die)
-        with pytest.raises(Killed):
-            train_codec(recipe(tmp_path), *clips)
+    killed_at(monkeypatch, 9, recipe(tmp_path), clips)
     moved = tmp_path.rename(tmp_path.with_name("moved"))
     train_codec(recipe(moved, log_every=1, validate_every=3, checkpoint_every=1), *clips, resume=True)
     weights = Path(CODEC_FOLDER, "model.safetensors")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.tokenizers.lively import SMALLEST, noise
-from tests.tokenizers.tiny_run import STEPS, Killed, assert_same_run, at_step, die, lines, recipe
+from tests.tokenizers.tiny_run import STEPS, Killed, assert_same_run, at_step, die, killed_at, lines, recipe
 from tokvid.checkpoint import newest_valid
 from tokvid.cli.demo_report import codec_curve
 from tokvid.config import from_mapping
@@ -201,10 +201,7 @@ def test_a_second_stage_trains_the_decoder_and_leaves_the_codes(
     assert torch.equal(first.encode(frames), tuned.encode(frames))
     # It went on from there: its first loss is near the last of the first stage, and it resumes as any run.
     assert lines(tmp_path / "second")[0]["l2"] < 1.3 * lines(tmp_path / "first")[-1]["l2"]
-    with monkeypatch.context() as patch:
-        at_step(patch, 9, die)
-        with pytest.raises(Killed):
-            train_codec(second("stopped"), *clips)
+    killed_at(monkeypatch, 9, second("stopped"), clips)
     train_codec(second("stopped"), *clips, resume=True)
     assert_same_run(tmp_path / "stopped", tmp_path / "second")
 

@@ -10,9 +10,9 @@ import pytest
 from torch import Tensor
 
 from tests.tokenizers.lively import SMALLEST
-from tokvid.data.clips import SpriteDataConfig
+from tokvid.data.clips import ClipArray, SpriteDataConfig
 from tokvid.training_log import read_log
-from tokvid_tokenizers.training import CODEC_FOLDER, CodecTrainer
+from tokvid_tokenizers.training import CODEC_FOLDER, CodecTrainer, train_codec
 from tokvid_tokenizers.training_config import CodecRecipe, CodecTrainingConfig
 
 DATA = SpriteDataConfig(size=(16, 16), num_frames=5, train_clips=10, held_out_clips=3)
@@ -72,3 +72,11 @@ class Killed(BaseException):
 
 def die(trainer: CodecTrainer) -> None:
     raise Killed
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, step: int, run: CodecRecipe, clips: tuple[ClipArray, ClipArray]) -> None:
+    """Train ``run`` until it dies when the batch of ``step`` (from 0) is about to be drawn."""
+    with monkeypatch.context() as patch:
+        at_step(patch, step, die)
+        with pytest.raises(Killed):
+            train_codec(run, *clips)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tokvid.codes_file import bits_of
 from tokvid.frames import to_model
 from tokvid.metrics.flicker import flicker
 from tokvid.metrics.frechet import MIN_FRAMES, efflite_frechet, motion_features
@@ -81,8 +82,7 @@ def evaluate_codec(
     summary = evaluate_reconstructions(codec, clips, done).figures()
     figures |= {name: value for name, value in summary.items() if name != "psnr"}
     if codec.num_codebooks:
-        bits = max(1, (codec.codebook_size - 1).bit_length())
-        figures["bits_per_pixel"] = bits * done.codes[0].numel() / clips[0, ..., 0].size
+        figures["bits_per_pixel"] = bits_of(codec.codebook_size) * done.codes[0].numel() / clips[0, ..., 0].size
     return FullEvaluation(figures=figures, each=each, left_out=left_out, reconstructions=done)
 
 

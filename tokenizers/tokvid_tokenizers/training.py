@@ -26,7 +26,6 @@ from tokvid.data.clips import ClipArray
 from tokvid.errors import CheckpointError, ConfigError, DataError, TrainingError
 from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
-from tokvid.metrics.perceptual import efflite_distance
 from tokvid.optimizer import build_optimizer, set_learning_rate, warmup_then_linear
 from tokvid.processes import world_size
 from tokvid.report.pictures import contact_sheet, side_by_side
@@ -163,7 +162,7 @@ class CodecTrainer:
             frames = self.batch(self.step)
         with self.autocast():
             output = self.codec(frames)
-        losses = reconstruction_loss(self.config.loss, output.frames, frames, efflite_distance)
+        losses = reconstruction_loss(self.config.loss, output.frames, frames)
         losses["quantizer"] = output.quantizer.loss.float()
         losses |= self.adversarial_loss(output.frames, losses)
         torch.stack(list(losses.values())).sum().backward()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokvid.cli.main import one_line
 from tokvid.errors import DataError, TokvidError
 
 
@@ -44,7 +45,7 @@ class FilePairs:
                 if not self.of_folder:
                     raise
                 failed += 1
-                print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
+                print(f"failed: {one_line(error)}", file=sys.stderr)
         if self.of_folder:
             done = len(self.pairs) - failed
             print(f"{done} done, {len(self.skipped)} skipped, {failed} failed", file=sys.stderr)

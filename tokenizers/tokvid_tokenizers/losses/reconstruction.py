@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokvid.config_checks import at_least, finite
 from tokvid.errors import ConfigError
-from tokvid.metrics.perceptual import PictureDistance, video_distance
+from tokvid.metrics.perceptual import efflite_distance, video_distance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +32,8 @@ class ReconstructionLossConfig:
             raise ConfigError("l1, l2 and perceptual must not all be zero: there would be nothing to learn from")
 
 
-def reconstruction_loss(
-    config: ReconstructionLossConfig,
-    reconstruction: Tensor,
-    frames: Tensor,
-    distance: PictureDistance | None = None,
-) -> dict[str, Tensor]:
-    """Weighted parts of the loss, each a scalar: their sum is what is minimised. Both tensors ``[B,3,T,H,W]``.
-
-    ``distance`` is the perceptual one, needed where it has a weight.
-    """
+def reconstruction_loss(config: ReconstructionLossConfig, reconstruction: Tensor, frames: Tensor) -> dict[str, Tensor]:
+    """Weighted parts of the loss, each a scalar: their sum is what is minimised. Both tensors ``[B,3,T,H,W]``."""
     error = reconstruction.float() - frames
     parts: dict[str, Tensor] = {}
     if config.l2:
@@ -49,10 +41,10 @@ def reconstruction_loss(
     if config.l1:
         parts["l1"] = config.l1 * error.abs().mean()
     if config.perceptual:
-        assert distance is not None, "a perceptual loss needs its distance"
         some = _some_frames(frames.shape[2], config.perceptual_frames)
         parts["perceptual"] = (
-            config.perceptual * video_distance(distance, reconstruction[:, :, some].float(), frames[:, :, some]).mean()
+            config.perceptual
+            * video_distance(efflite_distance, reconstruction[:, :, some].float(), frames[:, :, some]).mean()
         )
     return parts
 
