@@ -60,6 +60,21 @@ def test_a_size_off_the_stride_is_padded_and_said(tmp_path: Path, capsys: pytest
     assert probe_video(tmp_path / "a.mp4").width == 12
 
 
+def test_tiles_give_the_codes_of_whole_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    clip, tile = tmp_path / "clip.mp4", ["--tile", "32x40"]
+    write_video(clip, Video(frames=rng.integers(256, size=(9, 70, 96, 3)).astype(np.uint8), fps=8))
+    for name, options in (("whole", []), ("tiles", tile), ("seams", [*tile, "--halo", "0"])):
+        assert main(["encode", str(clip), str(tmp_path / f"{name}.tokvid"), *options, *CODEC]) == 0
+    whole, tiles, seams = (CodesFile(tmp_path / f"{name}.tokvid") for name in ("whole", "tiles", "seams"))
+    assert (whole.read() != tiles.read()).mean() < 1e-3 and "halo" not in tiles.facts.made_by
+    assert seams.facts.made_by["tile"] == "32x40" and seams.facts.made_by["halo"] == 0
+    assert main(["decode", str(tiles.path), str(tmp_path / "tiles.mp4"), *tile, *CODEC]) == 0
+    assert main(["reconstruct", str(clip), str(tmp_path / "again.mp4"), *tile, *CODEC]) == 0
+    frames = [read_video(tmp_path / name).frames for name in ("tiles.mp4", "again.mp4")]
+    assert frames[0].shape == (9, 70, 96, 3) and np.array_equal(*frames)
+
+
 def test_a_folder_keeps_its_tree_and_names_what_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "in" / "a.mp4")
     write(tmp_path / "in" / "deep" / "b.mkv", seed=1)
@@ -89,6 +104,10 @@ def test_a_folder_keeps_its_tree_and_names_what_fails(tmp_path: Path, capsys: py
         (["encode", "twins", "clip.mp4"], "is a file"),
         (["encode", "clip.mp4", "a.tokvid", "--size", "10"], "HxW"),
         (["encode", "clip.mp4", "a.tokvid", "--fps", "0"], "fps"),
+        (["encode", "clip.mp4", "a.tokvid", "--tile", "32x20"], "multiples of 8, got 32x20"),
+        (["encode", "clip.mp4", "a.tokvid", "--tile", "16x16"], "make them 24x24 or more"),
+        (["encode", "clip.mp4", "a.tokvid", "--halo", "2"], "give their size too"),
+        (["reconstruct", "clip.mp4", "a.mp4", "--tile", "32"], "HxW"),
         (["decode", "there.tokvid", "a.mp4"], "torn"),
         (["decode", "clip.mp4", "a.mp4"], "torn"),
         (["decode", "there.tokvid", "a.gif"], "must end in .mp4"),

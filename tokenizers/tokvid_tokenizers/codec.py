@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.networks import build_decoder, build_encoder
 from tokvid_tokenizers.quantizers import QuantizerOutput, build_quantizer
 from tokvid_tokenizers.streaming import StreamDecoder, StreamEncoder, blocks_of
+from tokvid_tokenizers.tiling import Step, Tiling, decoder_tiling, encoder_tiling
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -42,7 +42,13 @@ class CodecOutput:
 
 
 class VideoCodec(nn.Module):
-    """Turns frames ``[B,3,T,H,W]`` in [-1, 1] into codes ``[B,K,t,h,w]`` and back."""
+    """Turns frames ``[B,3,T,H,W]`` in [-1, 1] into codes ``[B,K,t,h,w]`` and back.
+
+    With a ``tile`` of (H, W) pixels, multiples of the spatial stride (in a transformer of its attention's window),
+    large frames are computed tile by tile, each with ``halo`` cells around it. Without a ``halo`` they are as many as
+    the network sees, and the result is that of whole frames up to the rounding of sums; a smaller one costs less and
+    shows seams. Raises :class:`ModelError` for tiles that the codec cannot have.
+    """
 
     is_causal = True
 
@@ -90,62 +96,68 @@ class VideoCodec(nn.Module):
         """The latent grid of ``num_frames`` frames of ``height`` by ``width`` pixels; raises off the stride."""
         return self.config.grid_for(num_frames, height, width)
 
-    def encode_latents(self, frames: Tensor) -> Tensor:
+    def encode_latents(self, frames: Tensor, *, tile: tuple[int, int] | None = None, halo: int | None = None) -> Tensor:
         """Continuous latents ``[B,D,t,h,w]`` of frames ``[B,3,T,H,W]``, before the quantizer.
 
         The frames have the type of the codec's weights; under autocast any type that autocast converts.
         """
-        self._check(frames)
-        past = Past()
-        encoded = torch.cat([self.encoder(block, past) for block in self._frame_blocks(frames)], dim=2)
-        return self.quantizer.latents_of(encoded)
+        return self.quantizer.latents_of(self._encoded(self.encoder, frames, encoder_tiling(self.config, tile, halo)))
 
-    def decode_latents(self, latents: Tensor, num_frames: int | None = None) -> Tensor:
+    def decode_latents(
+        self,
+        latents: Tensor,
+        num_frames: int | None = None,
+        *,
+        tile: tuple[int, int] | None = None,
+        halo: int | None = None,
+    ) -> Tensor:
         """Frames ``[B,3,T,H,W]`` of latents ``[B,D,t,h,w]``, not clipped; ``T = num_frames`` or all they hold.
 
         Quantized latents are float32 also in a codec of another type, so they are brought to the type of the weights.
         """
         if latents.ndim != 5 or latents.shape[1] != self.quantizer.dim or 0 in latents.shape:
             raise ShapeError(f"expected latents [B,{self.quantizer.dim},t,h,w], got {list(latents.shape)}")
-        if num_frames is not None:
-            check_num_frames(num_frames, latents.shape[2], self.temporal_stride)
-        past = Past()
-        parts = [self._decode_latent_block(block, past) for block in blocks_of(latents, self.config.stream_block)]
-        return torch.cat(parts, dim=2)[:, :, :num_frames]
+        tiling = decoder_tiling(self.config, tile, halo)
+        return self._decoded(self._decode_latent_block, latents, num_frames, tiling)
 
-    def encode(self, frames: Tensor) -> Tensor:
+    def encode(self, frames: Tensor, *, tile: tuple[int, int] | None = None, halo: int | None = None) -> Tensor:
         """Codes int64 ``[B,K,t,h,w]`` of frames ``[B,3,T,H,W]`` in [-1, 1]."""
-        self._check(frames)
-        past = Past()
-        return torch.cat([self.encode_block(block, past) for block in self._frame_blocks(frames)], dim=2)
+        return self._encoded(self.encode_block, frames, encoder_tiling(self.config, tile, halo))
 
-    def decode(self, codes: Tensor, num_frames: int | None = None) -> Tensor:
+    def decode(
+        self,
+        codes: Tensor,
+        num_frames: int | None = None,
+        *,
+        tile: tuple[int, int] | None = None,
+        halo: int | None = None,
+    ) -> Tensor:
         """Frames ``[B,3,T,H,W]`` in [-1, 1] of codes ``[B,K,t,h,w]``.
 
         Without ``num_frames`` the last group is whole: ``1 + (t-1)*temporal_stride`` frames.
         """
         self.quantizer.check_codes(codes)
-        if num_frames is not None:
-            check_num_frames(num_frames, codes.shape[2], self.temporal_stride)
-        past = Past()
-        parts = [self.decode_block(block, past) for block in blocks_of(codes, self.config.stream_block)]
-        return torch.cat(parts, dim=2)[:, :, :num_frames]
+        return self._decoded(self.decode_block, codes, num_frames, decoder_tiling(self.config, tile, halo))
 
-    def stream_encoder(self, batch_size: int = 1) -> StreamEncoder:
+    def stream_encoder(
+        self, batch_size: int = 1, *, tile: tuple[int, int] | None = None, halo: int | None = None
+    ) -> StreamEncoder:
         """A stream, entered with ``with``, that takes frames in pieces of any length and gives the codes of the whole.
 
         ``push(frames)`` gives the codes of the blocks that are full, ``finish()`` the rest. One codec serves any number
-        of streams at once; each is bit for bit equal to :meth:`encode` of all its frames (same batch, size, type,
-        device and threads).
+        of streams at once; each is bit for bit equal to :meth:`encode` of all its frames (same batch, size, tiles,
+        type, device and threads).
         """
-        return StreamEncoder(self, batch_size)
+        return StreamEncoder(self, batch_size, encoder_tiling(self.config, tile, halo))
 
-    def stream_decoder(self, batch_size: int = 1) -> StreamDecoder:
+    def stream_decoder(
+        self, batch_size: int = 1, *, tile: tuple[int, int] | None = None, halo: int | None = None
+    ) -> StreamDecoder:
         """A stream, entered with ``with``, that takes codes in pieces of any length and gives the frames of the whole.
 
         ``push(codes)`` gives the frames of the blocks that are full, ``finish()`` the rest, as :meth:`decode` does.
         """
-        return StreamDecoder(self, batch_size)
+        return StreamDecoder(self, batch_size, decoder_tiling(self.config, tile, halo))
 
     def encode_block(self, frames: Tensor, past: Past) -> Tensor:
         """Codes of the next block of a clip, in the middle of which ``past`` stands; the inner step of encoding."""
@@ -184,8 +196,14 @@ class VideoCodec(nn.Module):
         assert head.bias is not None
         head.bias.sub_(mean).mul_(scale)
 
-    def _frame_blocks(self, frames: Tensor) -> Iterator[Tensor]:
-        return blocks_of(frames, self.config.stream_block * self.temporal_stride)
+    def _encoded(self, step: Step, frames: Tensor, tiling: Tiling) -> Tensor:
+        self._check(frames)
+        return _through(step, frames, self.config.stream_block * self.temporal_stride, tiling)
+
+    def _decoded(self, step: Step, clip: Tensor, num_frames: int | None, tiling: Tiling) -> Tensor:
+        if num_frames is not None:
+            check_num_frames(num_frames, clip.shape[2], self.temporal_stride)
+        return _through(step, clip, self.config.stream_block, tiling)[:, :, :num_frames]
 
     def _decode_latent_block(self, latents: Tensor, past: Past) -> Tensor:
         frames: Tensor = self.decoder(latents.to(self.decoder.stem.weight.dtype), past)
@@ -238,6 +256,15 @@ class VideoCodec(nn.Module):
             raise CheckpointError(f"{path} is torn or no safetensors file ({error}); save the codec again") from error
         _load_exactly(codec, tensors, path)
         return codec.eval()
+
+
+def _through(step: Step, clip: Tensor, block: int, tiling: Tiling) -> Tensor:
+    """``clip`` in blocks through ``step``: all of a tile before the next one, so that one past at a time is there."""
+
+    def whole(part: Tensor, past: Past) -> Tensor:
+        return torch.cat([step(piece, past) for piece in blocks_of(part, block)], dim=2)
+
+    return tiling.run(whole, clip, (Past() for _ in tiling.tiles(clip)))
 
 
 def read_config(folder: Path) -> AnyCodecConfig:

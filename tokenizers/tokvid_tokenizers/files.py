@@ -24,6 +24,8 @@ from tokvid.frames import to_model, to_pictures
 from tokvid.video import count_frames, iter_video, probe_video, write_pictures
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.partial_encoding import PartialEncoding
+from tokvid_tokenizers.streaming import StreamDecoder
+from tokvid_tokenizers.tiling import encoder_tiling
 
 Pictures = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -40,13 +42,16 @@ def encode_file(
     *,
     fps: float | None = None,
     size: tuple[int, int] | None = None,
+    tile: tuple[int, int] | None = None,
+    halo: int | None = None,
     made_by: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> CodesFacts:
     """Encode the video ``source`` into the ``.tokvid`` file ``target``, replacing it.
 
     ``fps`` and ``size`` (H, W) resample the video as :func:`tokvid.read_video` does. A size off the codec's stride is
-    padded by repeating the edge; the file remembers the video's own. Raises :class:`VideoError` for a source that
+    padded by repeating the edge; the file remembers the video's own. ``tile`` and ``halo`` are those of
+    :class:`VideoCodec`; where they change codes, ``made_by`` says so. Raises :class:`VideoError` for a source that
     cannot be read, :class:`DataError` when the parts beside ``target`` are of something else.
     """
     if not codec.num_codebooks:
@@ -56,6 +61,8 @@ def encode_file(
     if fps is None and not rate:
         raise VideoError(f"{source}: states no frame rate; give fps to read it at")
     height, width = size or (info.height, info.width)
+    tiling = encoder_tiling(codec.config, tile, halo)
+    seams = {} if tile is None or tiling.exact else {"tile": f"{tile[0]}x{tile[1]}", "halo": tiling.halo}
     facts = CodesFacts(
         codec_id=codec.codec_id,
         codebook_size=codec.codebook_size,
@@ -66,13 +73,13 @@ def encode_file(
         height=height,
         width=width,
         fps=rate,
-        made_by=made_by or {},
+        made_by={**(made_by or {}), **seams},
     )
     total = count_frames(info, rate)
     block = codec.config.stream_block * codec.temporal_stride
-    parts = PartialEncoding(Path(target), facts, Path(source))
+    parts = PartialEncoding(Path(target), facts, Path(source), tiling)
     try:
-        with codec.stream_encoder() as stream:
+        with codec.stream_encoder(tile=tile, halo=halo) as stream:
             parts.resume(stream)
             pictures = _pictures_after(parts.frames, source, rate, size)
             for number, chunk in enumerate(_chunks(pictures, block), start=1):
@@ -92,20 +99,24 @@ def decode_file(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
+    tile: tuple[int, int] | None = None,
+    halo: int | None = None,
     metadata: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> CodesFacts:
     """Decode the ``.tokvid`` file ``source`` into the video ``target``, replacing it.
 
-    Raises :class:`ModelError` when another codec made the codes, :class:`CheckpointError` for a damaged file.
+    ``tile`` and ``halo`` are those of :class:`VideoCodec`, and need not be those of the encoding. Raises
+    :class:`ModelError` when another codec made the codes, :class:`CheckpointError` for a damaged file.
     """
     file = CodesFile(source)
     facts = file.facts
     if facts.codec_id != codec.codec_id:
         raise ModelError(f"{file.path} was encoded with codec {facts.codec_id}, this one is {codec.codec_id}")
+    stream = codec.stream_decoder(tile=tile, halo=halo)
 
     def pictures() -> Iterator[Pictures]:
-        for number, picture in enumerate(itertools.islice(_decoded(codec, file), facts.num_frames), start=1):
+        for number, picture in enumerate(itertools.islice(_decoded(stream, codec, file), facts.num_frames), start=1):
             yield picture[: facts.height, : facts.width]
             if progress:
                 progress(number, facts.num_frames)
@@ -125,10 +136,10 @@ def _frames(codec: VideoCodec, chunk: list[Pictures]) -> Tensor:
     return pad_to_stride(to_model(np.stack(chunk)), codec.spatial_stride).to(weight)
 
 
-def _decoded(codec: VideoCodec, file: CodesFile) -> Iterator[Pictures]:
+def _decoded(opened: StreamDecoder, codec: VideoCodec, file: CodesFile) -> Iterator[Pictures]:
     device = next(codec.parameters()).device
     block = codec.config.stream_block
-    with codec.stream_decoder() as stream:
+    with opened as stream:
         for start in range(0, file.latent_frames, block):
             codes = file.read(start, min(start + block, file.latent_frames))
             yield from to_pictures(stream.push(torch.from_numpy(codes)[None].to(device)))[0]

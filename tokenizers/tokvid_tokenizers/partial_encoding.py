@@ -20,6 +20,7 @@ from tokvid.codes_file import CodesFacts, join_codes, pack, with_num_frames
 from tokvid.config import to_mapping
 from tokvid.errors import CheckpointError, DataError
 from tokvid_tokenizers.streaming import StreamEncoder
+from tokvid_tokenizers.tiling import Tiling
 
 SUFFIX = ".parts"
 _BODY, _STATE = "body.bin", "state.safetensors"
@@ -28,7 +29,7 @@ _BODY, _STATE = "body.bin", "state.safetensors"
 class PartialEncoding:
     """The parts of ``target``; ``facts`` are those of the whole, but for its length, which is not known yet."""
 
-    def __init__(self, target: Path, facts: CodesFacts, source: Path) -> None:
+    def __init__(self, target: Path, facts: CodesFacts, source: Path, tiling: Tiling) -> None:
         self.target = target
         self.facts = facts
         self.folder = target.with_name(target.name + SUFFIX)
@@ -38,6 +39,8 @@ class PartialEncoding:
         stat = source.stat()
         # Nothing else must be joined to what is there: not another video, not another codec's codes.
         about = {"source": [source.name, stat.st_size, stat.st_mtime_ns], **to_mapping(facts), "made_by": None}
+        if tiling.tile:
+            about["tiles"] = [*tiling.tile, tiling.halo]
         self._identity = json.dumps(about, sort_keys=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         body = self.folder / _BODY

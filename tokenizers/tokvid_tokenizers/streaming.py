@@ -2,7 +2,8 @@
 
 Equality holds by construction: :meth:`VideoCodec.encode` and ``decode`` run a whole clip through the same blocks that a
 stream waits for. The first block is the first frame alone, every other ``stream_block`` latent frames, and what the
-layers remember passes from one to the next. A stream holds one block and that memory, however long the video.
+layers remember passes from one to the next. A stream holds one block and that memory, however long the video. In large
+pictures every tile has a memory of its own, and whole clips run through the same tiles.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from tokvid.errors import CheckpointError, ModelError, ShapeError
 from tokvid.frames import check_frames
 from tokvid_tokenizers.layers.past import Past
+from tokvid_tokenizers.tiling import Tiling
 
 if TYPE_CHECKING:
     from tokvid_tokenizers.codec import VideoCodec
@@ -36,13 +38,15 @@ def blocks_of(clip: Tensor, block: int) -> Iterator[Tensor]:
 class _Stream(ABC):
     """One clip under way: what waits for its block to be full, and what the layers remember."""
 
-    def __init__(self, codec: VideoCodec, batch_size: int, block: int) -> None:
+    def __init__(self, codec: VideoCodec, batch_size: int, block: int, tiling: Tiling) -> None:
         if batch_size < 1:
             raise ShapeError(f"batch_size must be at least 1, got {batch_size}")
         self._codec = codec
         self._batch_size = batch_size
         self._block = block
-        self._past = Past()
+        self._tiling = tiling
+        self._pasts: list[Past] = []
+        """One a tile, from the first block on."""
         self._waiting: Tensor | None = None
         self._open = False
         self._finished = False
@@ -67,13 +71,13 @@ class _Stream(ABC):
         self._check_open()
         if self._waiting is None:
             raise ModelError("nothing was pushed into this stream")
-        waiting, past = self._waiting, self._past
+        waiting, pasts = self._waiting, self._pasts
         self._close()
-        return self._run(waiting, past) if waiting.shape[2] else self._nothing(waiting)
+        return self._tiling.run(self._run, waiting, pasts) if waiting.shape[2] else self._nothing(waiting)
 
     @abstractmethod
     def _run(self, block: Tensor, past: Past) -> Tensor:
-        """What one block becomes."""
+        """What one block of a tile becomes."""
 
     @abstractmethod
     def _nothing(self, piece: Tensor) -> Tensor:
@@ -93,8 +97,9 @@ class _Stream(ABC):
             )
         joined = piece if waiting is None else torch.cat([waiting, piece], dim=2)
         made = [self._nothing(piece)]
-        while joined.shape[2] >= (need := self._block if self._past.begun else 1):
-            made.append(self._run(joined[:, :, :need], self._past))
+        while joined.shape[2] >= (need := self._block if self._pasts else 1):
+            self._pasts = self._pasts or [Past() for _ in self._tiling.tiles(joined)]
+            made.append(self._tiling.run(self._run, joined[:, :, :need], self._pasts))
             joined = joined[:, :, need:]
         # A copy, so that what was pushed can go.
         self._waiting = joined.clone()
@@ -107,14 +112,14 @@ class _Stream(ABC):
 
     def _close(self) -> None:
         self._open, self._finished = False, True
-        self._waiting, self._past = None, Past()
+        self._waiting, self._pasts = None, []
 
 
 class StreamEncoder(_Stream):
     """Frames in, codes out; see :meth:`VideoCodec.stream_encoder`."""
 
-    def __init__(self, codec: VideoCodec, batch_size: int) -> None:
-        super().__init__(codec, batch_size, codec.config.stream_block * codec.temporal_stride)
+    def __init__(self, codec: VideoCodec, batch_size: int, tiling: Tiling) -> None:
+        super().__init__(codec, batch_size, codec.config.stream_block * codec.temporal_stride, tiling)
 
     def push(self, frames: Tensor) -> Tensor:
         """Codes int64 ``[B,K,t',h,w]`` of the blocks that ``frames`` ``[B,3,T',H,W]`` in [-1, 1] fill; t' may be 0."""
@@ -126,22 +131,43 @@ class StreamEncoder(_Stream):
         """Everything the rest of the stream depends on, for a file; empty before the first push."""
         if self._waiting is None:
             return {}
-        past = self._past.tensors(self._codec.encoder)
-        return {_WAITING: self._waiting} | {_PAST + name: tensor for name, tensor in past.items()}
+        state = {_WAITING: self._waiting}
+        for prefix, past in zip(self._prefixes(self._waiting), self._pasts, strict=True):
+            state |= {prefix + name: tensor for name, tensor in past.tensors(self._codec.encoder).items()}
+        return state
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what :meth:`state` gave, in a stream just opened on the same codec."""
+        """Go on from what :meth:`state` gave, in a stream just opened on the same codec with the same tiles."""
         self._check_open()
         if self._waiting is not None:
             raise ModelError("only a stream into which nothing was pushed can be restored")
         if state:
-            past = {name.removeprefix(_PAST): tensor for name, tensor in state.items() if name != _WAITING}
             try:
-                self._waiting, self._past = state[_WAITING], Past.of(self._codec.encoder, past)
+                waiting = state[_WAITING]
+                self._pasts = self._pasts_in({name: state[name] for name in state if name != _WAITING}, waiting)
             except KeyError as error:
                 raise CheckpointError(
-                    f"this state is of another codec or no stream's: it lacks or adds {error}"
+                    f"this state is of another codec, of other tiles or no stream's: it lacks or adds {error}"
                 ) from None
+            self._waiting = waiting
+
+    def _pasts_in(self, state: dict[str, Tensor], waiting: Tensor) -> list[Past]:
+        """The past of every tile; KeyError for what is missing or of no tile."""
+        pasts: list[dict[str, Tensor]] = []
+        for prefix in self._prefixes(waiting):
+            mine = [name for name in state if name.startswith(prefix)]
+            pasts.append({name.removeprefix(prefix): state.pop(name) for name in mine})
+            if unlike := pasts[0].keys() ^ pasts[-1].keys():
+                raise KeyError(prefix + min(unlike))
+        if state:
+            raise KeyError(min(state))
+        return [Past.of(self._codec.encoder, past) for past in pasts]
+
+    def _prefixes(self, clip: Tensor) -> list[str]:
+        """What the names of each tile's tensors begin with in a state."""
+        if self._tiling.tile is None:
+            return [_PAST]
+        return [f"tile{number}.{_PAST}" for number in range(len(self._tiling.tiles(clip)))]
 
     def _run(self, block: Tensor, past: Past) -> Tensor:
         return self._codec.encode_block(block, past)
@@ -155,8 +181,8 @@ class StreamEncoder(_Stream):
 class StreamDecoder(_Stream):
     """Codes in, frames out; see :meth:`VideoCodec.stream_decoder`."""
 
-    def __init__(self, codec: VideoCodec, batch_size: int) -> None:
-        super().__init__(codec, batch_size, codec.config.stream_block)
+    def __init__(self, codec: VideoCodec, batch_size: int, tiling: Tiling) -> None:
+        super().__init__(codec, batch_size, codec.config.stream_block, tiling)
 
     def push(self, codes: Tensor) -> Tensor:
         """Frames ``[B,3,T',H,W]`` in [-1, 1] of the blocks that ``codes`` ``[B,K,t',h,w]`` fill; T' may be 0."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from tokvid.cli.encode import add_tile_options, tile_options
 from tokvid.cli.file_pairs import FilePair, pairs
 from tokvid.cli.progress import counted
 from tokvid.codes_file import SUFFIX
@@ -20,12 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codec", required=True, metavar="CODEC", help="the codec that encoded it: a folder, org/name, or preset:NAME"
     )
+    add_tile_options(parser)
     parser.add_argument("-f", "--force", action="store_true", help="overwrite files that exist")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Decode every file, one line each."""
     found = pairs(arguments.input, arguments.output, {SUFFIX}, ".mp4", force=arguments.force)
+    tiles = tile_options(arguments)
     from tokvid.provenance import provenance
     from tokvid_tokenizers import load_codec
     from tokvid_tokenizers.files import decode_file
@@ -36,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         made_by = {"codes": pair.source.name, "codec": codec.codec_id, **provenance()}
         with counted(f"decode {pair.source.name}", "frames") as progress:
             facts = decode_file(
-                codec, pair.source, pair.target, metadata={"tokvid": json.dumps(made_by)}, progress=progress
+                codec, pair.source, pair.target, **tiles, metadata={"tokvid": json.dumps(made_by)}, progress=progress
             )
         return f"{facts.num_frames} frames of {facts.height}x{facts.width}"
 

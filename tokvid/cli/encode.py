@@ -3,19 +3,28 @@
 tokvid encode long.mp4 long.tokvid --codec runs/demo/codec/codec
 tokvid encode videos codes --codec runs/demo/codec/codec
 
-Videos of any length need memory for a few frames only. Stopped and run again, the command goes on where it was.
+Videos of any length need memory for a few frames only, with --tile 512x512 for a part of each at a time: the codes are
+the same. Stopped and run again, the command goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TypedDict
 
 from tokvid.cli.file_pairs import FilePair, pairs
 from tokvid.cli.generate import parse_size
 from tokvid.cli.progress import counted
 from tokvid.codes_file import SUFFIX
 from tokvid.data.folder_scan import VIDEO_SUFFIXES
+
+
+class TileOptions(TypedDict):
+    """``--tile`` in pixels (H, W) and ``--halo`` in cells."""
+
+    tile: tuple[int, int] | None
+    halo: int | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +41,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fps", type=float, help="frames a second to read at (default: the video's own)")
     parser.add_argument("--size", metavar="HxW", help="resize and crop the centre (default: the video's own size)")
+    add_tile_options(parser)
     parser.add_argument("-f", "--force", action="store_true", help="overwrite files that exist")
+
+
+def add_tile_options(parser: argparse.ArgumentParser) -> None:
+    """How large frames are computed in parts: what decoding has too."""
+    parser.add_argument(
+        "--tile", metavar="HxW", help="compute large frames in tiles of so many pixels (default: whole)"
+    )
+    parser.add_argument(
+        "--halo", type=int, metavar="CELLS", help="around every tile (default: no seams); fewer are faster, with seams"
+    )
+
+
+def tile_options(arguments: argparse.Namespace) -> TileOptions:
+    """What :func:`add_tile_options` was given, as the functions for files take it."""
+    return {"tile": parse_size(arguments.tile) if arguments.tile else None, "halo": arguments.halo}
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode every video, one line each."""
     found = pairs(arguments.input, arguments.output, VIDEO_SUFFIXES, SUFFIX, force=arguments.force)
     size = parse_size(arguments.size) if arguments.size else None
+    tiles = tile_options(arguments)
     from tokvid.provenance import provenance
     from tokvid_tokenizers import load_codec
     from tokvid_tokenizers.files import encode_file
@@ -53,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
                 pair.target,
                 fps=arguments.fps,
                 size=size,
+                **tiles,
                 made_by={"source": pair.source.name, "codec": Path(arguments.codec).name, **provenance()},
                 progress=progress,
             )

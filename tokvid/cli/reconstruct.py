@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Reconstruct every video, one line each."""
     found = pairs(arguments.input, arguments.output, VIDEO_SUFFIXES, ".mp4", force=arguments.force)
     size = parse_size(arguments.size) if arguments.size else None
+    tiles = encode.tile_options(arguments)
     from tokvid.provenance import provenance
     from tokvid_tokenizers import load_codec
     from tokvid_tokenizers.files import decode_file, encode_file
@@ -40,10 +41,11 @@ def run(arguments: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory() as folder:
             codes = Path(folder) / f"codes{SUFFIX}"
             with counted(f"encode {pair.source.name}", "frames") as progress:
-                facts = encode_file(codec, pair.source, codes, fps=arguments.fps, size=size, progress=progress)
+                facts = encode_file(codec, pair.source, codes, fps=arguments.fps, size=size, **tiles, progress=progress)
             size_of_codes = codes.stat().st_size
             with counted(f"decode {pair.source.name}", "frames") as progress:
-                decode_file(codec, codes, pair.target, metadata={"tokvid": json.dumps(made_by)}, progress=progress)
+                metadata = {"tokvid": json.dumps(made_by)}
+                decode_file(codec, codes, pair.target, **tiles, metadata=metadata, progress=progress)
         return f"{facts.num_frames} frames of {facts.height}x{facts.width} through {size_of_codes:,} bytes of codes"
 
     return found.each(reconstruct)
