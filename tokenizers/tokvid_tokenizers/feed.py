@@ -183,7 +183,8 @@ class _Place:
 
 
 class SourceFeed(Feed):
-    """Batches of clips that worker threads load ahead of the step that needs them.
+    """Batches of clips that worker threads load ahead of the step that needs them: two batches, or as many as give every
+    thread two clips to load.
 
     A clip that does not decode is listed in ``skipped``, and another takes its place: which one depends on the seed,
     the step and the place alone. Where one after the other does not decode, :class:`DataError` names them.
@@ -191,7 +192,6 @@ class SourceFeed(Feed):
 
     def __init__(self, buckets: Sequence[_Bucket], *, seed: int, steps: int, workers: int) -> None:
         self._buckets, self._seed, self._steps = buckets, seed, steps
-        # Small batches must not leave workers idle.
         fewest = min(len(bucket.order.places) for bucket in buckets)
         self._ahead = max(_BATCHES_AHEAD, -(-2 * workers // fewest))
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="clips")
