@@ -6,7 +6,6 @@ interrupted and resumed gives the same numbers as one that never stopped (same m
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -15,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tokvid.atomic import write_text
 from tokvid.checkpoint import check_unused, keep_last, load_state, newest_valid, save_state, step_folder
 from tokvid.config import to_mapping
-from tokvid.data.clips import ClipArray
+from tokvid.data.clips import ClipArray, ClipSource
 from tokvid.errors import CheckpointError, ConfigError, DataError, TrainingError
 from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
@@ -36,6 +34,7 @@ from tokvid_tokenizers.adversary import Adversary
 from tokvid_tokenizers.codebook_watch import CodebookWatch
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.evaluation import CodecEvaluation, Reconstructions, evaluate_reconstructions, reconstruct
+from tokvid_tokenizers.feed import open_feed
 from tokvid_tokenizers.layers.stack import recompute_blocks
 from tokvid_tokenizers.losses.reconstruction import reconstruction_loss
 from tokvid_tokenizers.registry import load_codec
@@ -62,35 +61,35 @@ class TrainedCodec:
     reconstructions: Reconstructions
 
 
-def train_codec(recipe: CodecRecipe, clips: ClipArray, held_out: ClipArray, *, resume: bool = False) -> TrainedCodec:
-    """Run ``recipe`` on clips already in memory and save the codec in ``<output>/codec``.
+def train_codec(
+    recipe: CodecRecipe, clips: ClipArray | ClipSource, held_out: ClipArray, *, resume: bool = False
+) -> TrainedCodec:
+    """Run ``recipe`` and save the codec in ``<output>/codec``.
 
+    ``clips`` to train on are already in memory or, with ``training.clips: disk``, a source that is read as it goes.
     Raises :class:`TrainingError` at a step whose loss or weights are not finite (the last checkpoint stays), and
     ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when a checkpoint has been written. A run that is not
     resumed wants an output without checkpoints: :class:`CheckpointError` names those of an earlier run.
     """
     trainer = CodecTrainer(recipe, clips, held_out)
-    if resume:
-        trainer.resume()
-    else:
-        check_unused(recipe.output)
-    return trainer.run()
+    with trainer.feed:
+        if resume:
+            trainer.resume()
+        else:
+            check_unused(recipe.output)
+        return trainer.run()
 
 
 class CodecTrainer:
     """The state of one run and the steps of its loop."""
 
-    def __init__(self, recipe: CodecRecipe, clips: ClipArray, held_out: ClipArray) -> None:
+    def __init__(self, recipe: CodecRecipe, clips: ClipArray | ClipSource, held_out: ClipArray) -> None:
         self.recipe = recipe
         self.config = recipe.training
         self.output = Path(recipe.output)
-        self.clips = clips.frames
+        self.feed = open_feed(recipe, clips)
+        self.unreadable: set[str] = set()
         self.held_out = held_out.frames
-        if len(self.clips) < self.config.batch_size:
-            raise DataError(
-                f"a batch needs {self.config.batch_size} clips, the training data has {len(self.clips)};"
-                " add clips or lower training.batch_size"
-            )
         if not len(self.held_out):
             raise DataError(
                 "there are no held-out clips to measure the codec with; add clips or keep back a larger share"
@@ -109,7 +108,6 @@ class CodecTrainer:
         decay = self.config.average_decay
         self.average = WeightAverage(self.codec, decay) if decay else None
         self.watch = CodebookWatch(recipe.codec.quantizer, self.codec) if self.codec.num_codebooks else None
-        self.clips_digest = digest_of_clips(self.clips)
         self.step = 0
 
     def run(self) -> TrainedCodec:
@@ -117,7 +115,7 @@ class CodecTrainer:
         self.output.mkdir(parents=True, exist_ok=True)
         write_text(self.output / RECIPE_FILE, json.dumps(to_mapping(self.recipe), indent=2) + "\n")
         if self.step == 0 and self.config.start_from is None:
-            self.codec.calibrate(self.batch(0))
+            self.codec.calibrate(to_model(self.feed.first_look()).to(self.device))
         log = TrainingLog(
             self.output,
             self.config.steps,
@@ -181,6 +179,7 @@ class CodecTrainer:
         # The peak to peak range of [-1, 1] is 2.
         values: dict[str, Any] = {"psnr": 10 * torch.log10(4 / error), **output.quantizer.stats, **figures}
         values |= self.watch_codebook(output.quantizer.codes, log)
+        values |= self.name_skipped(log)
         if self.step % self.config.validate_every == 0 and self.step < self.config.steps:
             values |= self.validate(log)
         log.step(self.step, losses, values, amount=frames.shape[0] * frames.shape[2])
@@ -219,12 +218,16 @@ class CodecTrainer:
         return figures
 
     def batch(self, step: int) -> Tensor:
-        """Frames ``[B,3,T,H,W]`` of batch ``step``: each pass over the clips is a new seeded order."""
-        size, count = self.config.batch_size, len(self.clips)
-        batches_a_pass = count // size
-        order = np.random.default_rng([self.recipe.seed, step // batches_a_pass]).permutation(count)
-        first = step % batches_a_pass * size
-        return to_model(self.clips[np.sort(order[first : first + size])]).to(self.device)
+        """Frames ``[B,3,T,H,W]`` of batch ``step``."""
+        return to_model(self.feed.batch(step)).to(self.device)
+
+    def name_skipped(self, log: TrainingLog) -> dict[str, float]:
+        """Name the clips that were to be in this batch and did not decode, each once; how many they were."""
+        for item in self.feed.skipped:
+            if item.name not in self.unreadable:
+                log.note(f"step {self.step}: skipped {item.name}: {item.reason}")
+                self.unreadable.add(item.name)
+        return {"skipped_clips": float(len(self.feed.skipped))} if self.config.clips == "disk" else {}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 arithmetic where it was chosen; parameters and optimiser stay fp32."""
@@ -287,10 +290,10 @@ class CodecTrainer:
 
         The videos of a folder can change under one recipe.
         """
-        facts = to_mapping(self.recipe) | {"clips": self.clips_digest}
+        facts = to_mapping(self.recipe) | {"clips": self.feed.digest}
         del facts["output"]
         quiet = {"log_every", "validate_every", "validation_clips", "checkpoint_every", "keep_checkpoints"}
-        quiet |= {"checkpoint_blocks"}  # a run that had too little memory goes on with it
+        quiet |= {"loading_workers", "checkpoint_blocks"}  # a run that had too little memory goes on with it
         facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
         return json.loads(json.dumps(facts))  # type: ignore[no-any-return]
 
@@ -307,11 +310,3 @@ def starting_codec(recipe: CodecRecipe) -> VideoCodec:
         codec.encoder.requires_grad_(False)
         codec.quantizer.requires_grad_(False)
     return codec
-
-
-def digest_of_clips(frames: npt.NDArray[np.uint8]) -> str:
-    """SHA-256 (64 hex digits) of clips uint8 ``[N,T,H,W,3]``: their number, shape and every pixel."""
-    digest = hashlib.sha256(repr(frames.shape).encode())
-    for clip in frames:
-        digest.update(np.ascontiguousarray(clip).data)
-    return digest.hexdigest()

@@ -17,17 +17,24 @@ _CAPTIONS = {
 }
 
 
-def load_splits(config: DataConfig) -> tuple[ClipArray, ClipArray]:
-    """Training and held-out clips in memory. stdout is left to the verb's own result.
+def load_splits(config: DataConfig, *, workers: int = 0) -> tuple[ClipArray, ClipArray]:
+    """Training and held-out clips in memory, loaded on ``workers`` threads. stdout is left to the verb's own result.
 
     What is skipped is logged by the source. :class:`DataError` where nothing can be held out.
     """
     sources = open_splits(config)
     tell(*sources)
-    clips, held_out = _load(sources[0], "train"), _load(sources[1], "held_out")
+    clips, held_out = _load(sources[0], "train", workers), _load(sources[1], "held_out", workers)
     if isinstance(sources[0], FolderClips):
         warn_of_copies(clips, held_out)
     return clips, held_out
+
+
+def load_held_out(config: DataConfig, *, workers: int = 0) -> tuple[ClipSource, ClipArray]:
+    """:func:`load_splits` with the training clips left where they are; so nobody looks for near copies among them."""
+    sources = open_splits(config)
+    tell(*sources)
+    return sources[0], _load(sources[1], "held_out", workers)
 
 
 def tell(train: ClipSource, held_out: ClipSource) -> None:
@@ -65,6 +72,6 @@ def _counts(source: FolderClips) -> str:
     return f"{clips} clip{'s' * (clips != 1)} of {videos} video{'s' * (videos != 1)}"
 
 
-def _load(source: ClipSource, split: str) -> ClipArray:
+def _load(source: ClipSource, split: str, workers: int) -> ClipArray:
     with counted(f"{split} clips") as progress:
-        return materialise(source, progress=progress)
+        return materialise(source, progress=progress, workers=workers)

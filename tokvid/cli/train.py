@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tokvid.atomic import write_text
-from tokvid.cli.clips import load_splits, tell
+from tokvid.cli.clips import load_held_out, load_splits, tell
 from tokvid.cli.dry_run import dry_run
 from tokvid.cli.judging import generate, judge_reconstructions
 from tokvid.cli.progress import counted
@@ -59,7 +59,8 @@ def _codec(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     from tokvid_tokenizers.training_config import CodecRecipe
 
     recipe = from_mapping(CodecRecipe, data)
-    clips, held_out = load_splits(recipe.data)
+    load = load_splits if recipe.training.clips == "memory" else load_held_out
+    clips, held_out = load(recipe.data, workers=recipe.training.loading_workers)
     trained = train_codec(recipe, clips, held_out, resume=resume)
     figures: dict[str, Any] = trained.evaluation.figures()
     figures |= judge_reconstructions(recipe.data, held_out.captions, trained.reconstructions.pictures)
