@@ -1,4 +1,4 @@
-"""Folders of videos cut into clips of other shapes: the same videos, the same split, without looking into them again."""
+"""Folders of videos cut into clips of other shapes: the same split of the same videos, not looked into again."""
 
 from __future__ import annotations
 
