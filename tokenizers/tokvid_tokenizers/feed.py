@@ -183,8 +183,8 @@ class _Place:
 
 
 class SourceFeed(Feed):
-    """Batches of clips that worker threads load ahead of the step that needs them: two batches, or as many as give every
-    thread two clips to load.
+    """Batches of clips that worker threads load ahead of the step that needs them: two batches, or as many as give
+    every thread two clips to load.
 
     A clip that does not decode is listed in ``skipped``, and another takes its place: which one depends on the seed,
     the step and the place alone. Where one after the other does not decode, :class:`DataError` names them.
