@@ -35,7 +35,7 @@ from tokvid_tokenizers.codebook_watch import CodebookWatch
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.evaluation import CodecEvaluation, Reconstructions, evaluate_reconstructions, reconstruct
 from tokvid_tokenizers.feed import open_feed
-from tokvid_tokenizers.layers.stack import recompute_blocks
+from tokvid_tokenizers.layers.stack import compile_blocks, recompute_blocks
 from tokvid_tokenizers.losses.reconstruction import reconstruction_loss
 from tokvid_tokenizers.registry import load_codec
 from tokvid_tokenizers.training_config import CodecRecipe
@@ -103,6 +103,7 @@ class CodecTrainer:
         self.bf16 = computes_in_bf16(self.config.precision)
         self.codec = starting_codec(recipe).to(self.device)
         recompute_blocks(self.codec, self.config.checkpoint_blocks)
+        compile_blocks(self.codec, self.config.compile)
         self.optimizer = build_optimizer(self.config.optimizer, self.codec, adam_names=ADAM_NAMES)
         self.adversary = Adversary(self.config.adversarial, self.device) if self.config.adversarial else None
         decay = self.config.average_decay
@@ -293,7 +294,8 @@ class CodecTrainer:
         facts = to_mapping(self.recipe) | {"clips": self.feed.digest}
         del facts["output"]
         quiet = {"log_every", "validate_every", "validation_clips", "checkpoint_every", "keep_checkpoints"}
-        quiet |= {"loading_workers", "checkpoint_blocks"}  # a run that had too little memory goes on with it
+        # A run that had too little memory, or moved to where there is no compiler (or one), goes on.
+        quiet |= {"loading_workers", "checkpoint_blocks", "compile"}
         facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
         return json.loads(json.dumps(facts))  # type: ignore[no-any-return]
 
