@@ -23,7 +23,7 @@ def to_pictures(frames: Tensor) -> npt.NDArray[np.uint8]:
     """Turn frames ``[B,3,T,H,W]`` into uint8 ``[B,T,H,W,3]``; values outside [-1, 1] are clipped."""
     if frames.ndim != 5 or frames.shape[1] != 3:
         raise ShapeError(f"expected frames [B,3,T,H,W], got {list(frames.shape)}")
-    scaled = frames.detach().float().add(1.0).mul(127.5).round().clamp(0, 255)
+    scaled = frames.detach().float().add(1.0).mul_(127.5).round_().clamp_(0, 255)
     array: npt.NDArray[np.uint8] = scaled.to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()
     return array
 
@@ -42,7 +42,7 @@ def check_frames(frames: Tensor, spatial_stride: int) -> None:
         raise ShapeError(
             f"height and width must be multiples of {spatial_stride}, got {height}x{width}; crop or pad the frames"
         )
-    low, high = frames.aminmax()
+    low, high = frames.amin(), frames.amax()  # not aminmax, which copies what is not contiguous
     if not (torch.isfinite(low) and torch.isfinite(high)):
         raise ShapeError("frames hold NaN or infinite values")
     if low < -1.01 or high > 1.01:

@@ -82,7 +82,8 @@ def encode_file(
         with codec.stream_encoder(tile=tile, halo=halo) as stream:
             parts.resume(stream)
             pictures = _pictures_after(parts.frames, source, rate, size)
-            for number, chunk in enumerate(_chunks(pictures, block), start=1):
+            # The first frame alone: then what is pushed is a block, and nothing waits.
+            for number, chunk in enumerate(_chunks(pictures, 1 if not parts.frames else block, block), start=1):
                 parts.append(stream.push(_frames(codec, chunk)), len(chunk))
                 if number % _KEEP_EVERY == 0:
                     parts.keep(stream)
@@ -140,8 +141,8 @@ def _decoded(opened: StreamDecoder, codec: VideoCodec, file: CodesFile) -> Itera
     device = next(codec.parameters()).device
     block = codec.config.stream_block
     with opened as stream:
-        for start in range(0, file.latent_frames, block):
-            codes = file.read(start, min(start + block, file.latent_frames))
+        for start in [0, *range(1, file.latent_frames, block)]:
+            codes = file.read(start, min(start + block if start else 1, file.latent_frames))
             yield from to_pictures(stream.push(torch.from_numpy(codes)[None].to(device)))[0]
         yield from to_pictures(stream.finish())[0]
 
@@ -155,6 +156,8 @@ def _pictures_after(
     return itertools.islice(pictures, 1 if done else 0, None)
 
 
-def _chunks(pictures: Iterator[Pictures], size: int) -> Iterator[list[Pictures]]:
-    while chunk := list(itertools.islice(pictures, size)):
+def _chunks(pictures: Iterator[Pictures], first: int, size: int) -> Iterator[list[Pictures]]:
+    chunk = list(itertools.islice(pictures, first))
+    while chunk:
         yield chunk
+        chunk = list(itertools.islice(pictures, size))

@@ -95,15 +95,16 @@ class _Stream(ABC):
             raise ShapeError(
                 f"{what} of a stream keep their size: {list(waiting.shape[3:])}, got {list(piece.shape[3:])}"
             )
-        joined = piece if waiting is None else torch.cat([waiting, piece], dim=2)
-        made = [self._nothing(piece)]
+        # Pixels of large frames are the most that a stream holds: nothing is copied that need not be.
+        joined = torch.cat([waiting, piece], dim=2) if waiting is not None and waiting.shape[2] else piece
+        made: list[Tensor] = []
         while joined.shape[2] >= (need := self._block if self._pasts else 1):
             self._pasts = self._pasts or [Past() for _ in self._tiling.tiles(joined)]
             made.append(self._tiling.run(self._run, joined[:, :, :need], self._pasts))
             joined = joined[:, :, need:]
         # A copy, so that what was pushed can go.
         self._waiting = joined.clone()
-        return torch.cat(made, dim=2)
+        return made[0] if len(made) == 1 else torch.cat(made or [self._nothing(piece)], dim=2)
 
     def _check_open(self) -> None:
         if not self._open:
