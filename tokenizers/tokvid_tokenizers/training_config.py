@@ -34,7 +34,8 @@ class CodecTrainingConfig:
     ``clips: memory`` loads all clips before the first step; ``disk`` reads (or draws) each when its batch comes, on
     ``loading_workers`` threads, for data that do not fit. Only so can there be ``buckets``, of which each step takes
     one: clips of several sizes and lengths, pictures among videos, small and short clips first. ``batch_size`` counts
-    the clips of a step over all processes.
+    the clips of a step over all processes, of which each takes its part. ``deepspeed`` is the path of a DeepSpeed JSON
+    (ZeRO 0 to 2); without it torch's DDP joins several processes.
     """
 
     steps: int = 1000
@@ -53,6 +54,7 @@ class CodecTrainingConfig:
     average_decay: float = 0.0
     checkpoint_blocks: bool = False
     compile: bool = False
+    deepspeed: str | None = None
     log_every: int = 10
     validate_every: int = 500
     validation_clips: int = 128
