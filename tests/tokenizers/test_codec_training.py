@@ -23,7 +23,8 @@ from tokvid.optimizer import AdamWConfig, MuonConfig
 from tokvid_tokenizers import VideoCodec, load_codec
 from tokvid_tokenizers import training as training_module
 from tokvid_tokenizers.evaluation import reconstruct
-from tokvid_tokenizers.quantizers import VQConfig
+from tokvid_tokenizers.losses.quantizer import QuantizerLossConfig
+from tokvid_tokenizers.quantizers import LFQConfig, VQConfig
 from tokvid_tokenizers.training import CODEC_FOLDER, RECIPE_FILE, CodecTrainer, train_codec
 from tokvid_tokenizers.training_config import CodecRecipe
 
@@ -67,6 +68,24 @@ def test_the_figures_are_of_the_very_reconstructions_that_can_be_shown(
     with torch.autocast("cpu", torch.bfloat16):
         coarse = reconstruct(trained.codec, held_out)
     assert not np.array_equal(coarse.pictures, shown.pictures), "this test cannot tell the precisions apart"
+
+
+def test_the_weight_of_the_quantizers_loss_follows_its_schedule(
+    tmp_path: Path, clips: tuple[ClipArray, ClipArray]
+) -> None:
+    schedule = QuantizerLossConfig(start=3.0, end=1.0, steps=4)
+    assert [schedule.weight_at(step) for step in range(6)] == [3.0, 2.5, 2.0, 1.5, 1.0, 1.0]
+    assert QuantizerLossConfig().weight_at(0) == 1.0
+    for name, settings in (("plain", QuantizerLossConfig()), ("twice", QuantizerLossConfig(start=2.0, end=2.0))):
+        run = recipe(tmp_path / name, log_every=1, quantizer_loss=settings)
+        codec = dataclasses.replace(SMALLEST, quantizer=LFQConfig(codebook_size=16))
+        train_codec(dataclasses.replace(run, codec=codec), *clips)
+    plain, twice = (lines(tmp_path / name) for name in ("plain", "twice"))
+    assert twice[0]["quantizer"] == pytest.approx(2 * plain[0]["quantizer"], rel=1e-6) != 0
+    with pytest.raises(ConfigError, match="start must be at least 0"):
+        QuantizerLossConfig(start=-1.0)
+    with pytest.raises(ConfigError, match="start is 2 and end 1: say in how many steps"):
+        QuantizerLossConfig(start=2.0)
 
 
 def test_each_pass_sees_every_clip_once_and_in_another_order(

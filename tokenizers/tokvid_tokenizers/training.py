@@ -185,7 +185,7 @@ class CodecTrainer:
         with self.autocast():
             output = self.engine.forward(frames)
         losses = reconstruction_loss(self.config.loss, output.frames, frames)
-        losses["quantizer"] = output.quantizer.loss.float()
+        losses["quantizer"] = self.config.quantizer_loss.weight_at(self.step) * output.quantizer.loss.float()
         losses |= self.adversarial_loss(output.frames, losses)
         self.engine.backward(torch.stack(list(losses.values())).sum())
         losses = means_over_processes({name: loss.detach() for name, loss in losses.items()})

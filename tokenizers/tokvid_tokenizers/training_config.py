@@ -13,6 +13,7 @@ from tokvid.runtime import Precision
 from tokvid_tokenizers.codec_config import AnyCodecConfig, CodecConfig
 from tokvid_tokenizers.feed import BucketConfig
 from tokvid_tokenizers.losses.adversarial import AdversarialConfig
+from tokvid_tokenizers.losses.quantizer import QuantizerLossConfig
 from tokvid_tokenizers.losses.reconstruction import ReconstructionLossConfig
 
 
@@ -48,6 +49,7 @@ class CodecTrainingConfig:
     gradient_clip: float = 1.0
     precision: Precision = "auto"
     loss: ReconstructionLossConfig = field(default_factory=ReconstructionLossConfig)
+    quantizer_loss: QuantizerLossConfig = field(default_factory=QuantizerLossConfig)
     start_from: str | None = None
     trains: Literal["all", "decoder"] = "all"
     adversarial: AdversarialConfig | None = None
