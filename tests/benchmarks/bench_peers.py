@@ -1,4 +1,4 @@
-"""The base preset against the codecs of diffusers, encoding and decoding one clip: needs the extra ``bench``.
+"""The base preset against diffusers and magvit2-pytorch, encoding and decoding one clip: needs the extra ``bench``.
 
 Random weights (speed and memory do not depend on them), fp32, each in a process of its own, one after the other, in
 several rounds. Nothing is asserted about speed. VidTok takes minutes a round.
@@ -10,6 +10,7 @@ import json
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,7 +45,19 @@ model = AutoencoderVidTok(z_channels=6, double_z=False, regularizer="fsq", codeb
 encode = lambda x: model.encode(torch.cat([x[:, :, :1].expand(-1, -1, 3, -1, -1), x], dim=2))[0]
 decode = model.decode
 """
-MODELS = {"tokvid preset:base": OURS, "diffusers Cosmos 4x8x8 (KL)": COSMOS, "diffusers VidTok FSQ 4x8x8": VIDTOK}
+MAGVIT2 = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from contenders import Magvit2
+model = Magvit2(64).codec
+encode, decode = model.tokenize, model.decode_from_code_indices
+"""
+MODELS = {
+    "tokvid preset:base": OURS,
+    "diffusers Cosmos 4x8x8 (KL)": COSMOS,
+    "magvit2-pytorch 4x8x8 FSQ": MAGVIT2,
+    "diffusers VidTok FSQ 4x8x8": VIDTOK,
+}
 
 
 def measure(setup: str) -> list[float]:
@@ -57,8 +70,9 @@ def measure(setup: str) -> list[float]:
     return numbers
 
 
-def test_against_diffusers() -> None:
-    pytest.importorskip("diffusers", reason="needs the extra bench")
+def test_against_peers() -> None:
+    for package in ("diffusers", "magvit2_pytorch"):
+        pytest.importorskip(package, reason="needs the extra bench")
     rounds = [{name: measure(setup) for name, setup in MODELS.items()} for _ in range(ROUNDS)]
     print(f"\none clip of {'x'.join(map(str, SIZE))}, fp32, first run of a process, median of {ROUNDS} rounds")
     print(f"{'codec':<30}{'M params':>9}{'encode s':>10}{'decode s':>10}{'times ours':>12}{'peak MB':>9}")
