@@ -12,7 +12,9 @@ judges reconstructions, or clips drawn from held-out captions as the recipe's ev
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
     task = data.get("task")
     if task not in TASKS:
         raise ConfigError(f"'task' is {task!r}: {did_you_mean(str(task), TASKS)}")
-    if arguments.dry_run:
-        figures = dry_run(data)
-        print(json.dumps(figures, indent=2))
-        return 0
-    figures = _codec(data, resume=arguments.resume) if task == "codec" else _lm(data, resume=arguments.resume)
+    train = {"codec": _codec, "lm": _lm}
+    # Libraries under a training (deepspeed when it is imported) say things on stdout, which is for the figures alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        figures = dry_run(data) if arguments.dry_run else train[task](data, resume=arguments.resume)
     if is_main_process():
         print(json.dumps(figures, indent=2))
     return 0
