@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -85,6 +85,19 @@ def build_optimizer(
 def warmup_then_linear(step: int, *, warmup_steps: int, steps: int) -> float:
     """The share of the learning rate at ``step`` (from 0): a linear rise, then a linear fall to zero at ``steps``."""
     return min(1.0, (step + 1) / (warmup_steps + 1), (steps - step) / (steps - warmup_steps))
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take up the ``state_dict`` of an optimizer of the same parameters, each tensor in the layout of its parameter.
+
+    torch leaves that to who saves, and its fused AdamW pairs numbers by their place in memory: an average that came
+    back row by row, of a convolution whose channels are last, would move the wrong weights.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:

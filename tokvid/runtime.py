@@ -121,6 +121,27 @@ def _processor_bf16_gain() -> float:
     return best[torch.float32] / best[torch.bfloat16]
 
 
+def check_compiles(device: str | torch.device) -> None:
+    """Raise :class:`ConfigError` unless torch.compile works on ``device``: it is tried, on a few numbers.
+
+    What it needs beside torch are a C++ compiler and Python's headers, on a GPU triton. A try takes some 5 seconds,
+    nearly all of which whoever compiles then saves; the first of a machine 20.
+    """
+    import torch
+
+    def smooth(values: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.silu(values) + 1
+
+    try:
+        torch.compile(smooth)(torch.ones(8, device=device))
+    except Exception as error:  # of many types, those of the compilers among them
+        reason = next((line for line in str(error).splitlines() if ": " in line), type(error).__name__)
+        needs = "a C++ compiler (g++)" if torch.device(device).type == "cpu" else "triton and a C compiler"
+        raise ConfigError(
+            f"torch.compile does not work here ({reason}): install {needs}, or set training.compile to false"
+        ) from error
+
+
 def describe() -> dict[str, Any]:
     """What this machine is, as JSON-able facts: no host name, no paths."""
     import torch

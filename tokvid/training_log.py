@@ -49,7 +49,8 @@ class TrainingLog:
     ``folder`` gets ``log.jsonl`` and ``tensorboard/``. Steps count from 1 to ``total_steps``; a run resumed after
     ``start_step`` steps drops the lines of later steps, which it is about to repeat. ``unit`` names what
     ``step(amount=...)`` counts, per second. One JSON line is written every ``every`` steps, with means over them: a run
-    resumed at a multiple of ``every`` writes the same lines as one never stopped (but for the speeds).
+    resumed at a multiple of ``every`` writes the same lines as one never stopped (but for the speeds). With ``silent``,
+    for all but the first of several processes, notes are printed and nothing else is done.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class TrainingLog:
         title: str = "training",
         every: int = 10,
         tensorboard: bool = True,
+        silent: bool = False,
         stream: IO[str] | None = None,
     ) -> None:
         if total_steps < 1 or every < 1:
@@ -72,6 +74,7 @@ class TrainingLog:
         self.start_step = start_step
         self.title = title
         self.every = every
+        self.silent = silent
         self._stream = stream or sys.stderr
         self._wants_tensorboard = tensorboard
         self._board: _Board | None = None
@@ -91,6 +94,8 @@ class TrainingLog:
         return self.folder / LOG_FILE
 
     def __enter__(self) -> Self:
+        if self.silent:
+            return self
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_log(self.path) if line["step"] <= self.start_step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -130,6 +135,8 @@ class TrainingLog:
 
         A value that is missing at some steps is averaged over those that have it.
         """
+        if self.silent:
+            return
         self._step = step
         for name, value in {**losses, **(values or {})}.items():
             detached = value.detach() if hasattr(value, "detach") else float(value)

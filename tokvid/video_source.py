@@ -230,7 +230,12 @@ class VideoSource:
 
     def orientation(self, frame: Any) -> Orientation:
         """Read the display matrix attached to a decoded ``frame``."""
-        side_data = frame.side_data.get("DISPLAYMATRIX")
+        try:
+            side_data = frame.side_data.get("DISPLAYMATRIX")
+        except ValueError as error:  # PyAV has no name for kinds that FFmpeg added later
+            raise VideoError(
+                f"{self.path}: carries side data unknown to PyAV {av.__version__} ({error}); re-encode it"
+            ) from error
         if side_data is None:
             return Orientation()
         matrix = np.frombuffer(bytes(side_data), np.int32)[:5].astype(np.float64) / _MATRIX_ONE

@@ -34,6 +34,7 @@ from tokvid.atomic import write_text
 from tokvid.checkpoint import check_unused, newest_valid
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray, ClipSource
+from tokvid.deepspeed_config import read_deepspeed
 from tokvid.errors import CheckpointError, ConfigError
 from tokvid.grid import latent_frames
 from tokvid.optimizer import build_optimizer, warmup_then_linear
@@ -45,7 +46,6 @@ from tokvid.weights import check_weights
 from tokvid_lm import block_attention
 from tokvid_lm.code_clips import CodedClips, Progress, code_clips
 from tokvid_lm.collate import BatchPlan, Collator, Documents
-from tokvid_lm.deepspeed_config import read_deepspeed
 from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_loss
 from tokvid_lm.fused_norm import fused_norms
 from tokvid_lm.objectives.next_token import NextTokenObjective

@@ -56,7 +56,7 @@ def test_recipes_that_cannot_run_are_refused(codec: VideoCodec, tmp_path: Path) 
 def test_what_is_wrong_with_deepspeed_is_said_before_anything_is_done(
     settings: str | None, words: str, codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokvid_lm.deepspeed_config.find_spec", lambda name: None)
+    monkeypatch.setattr("tokvid.deepspeed_config.find_spec", lambda name: None)
     path = tmp_path / "settings.json"
     if settings is not None:
         path.write_text(settings, encoding="utf-8")

@@ -22,6 +22,7 @@ from tokvid.checkpoint import load_state, newest_valid, step_folder
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray
 from tokvid.errors import CheckpointError
+from tokvid.optimizer import AdamWConfig
 from tokvid_tokenizers.training import CODEC_FOLDER, RECIPE_FILE, CodecTrainer, train_codec
 from tokvid_tokenizers.training_config import CodecRecipe
 
@@ -46,6 +47,17 @@ def test_a_run_that_died_and_went_on_is_the_same_run(
     assert newest_valid(tmp_path).step == step // 4 * 4
     train_codec(recipe(tmp_path), *clips, resume=True)
     assert_same_run(tmp_path, straight)
+
+
+def test_a_run_with_adamw_goes_on_as_it_was(
+    tmp_path: Path, clips: tuple[ClipArray, ClipArray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's fused kernel takes averages in the order of memory, and a checkpoint does not keep channels last."""
+    straight, killed = (recipe(tmp_path / name, optimizer=AdamWConfig()) for name in ("straight", "killed"))
+    train_codec(straight, *clips)
+    killed_at(monkeypatch, 5, killed, clips)
+    train_codec(killed, *clips, resume=True)
+    assert_same_run(tmp_path / "killed", tmp_path / "straight")
 
 
 def test_a_torn_checkpoint_is_passed_over(
@@ -154,14 +166,14 @@ def test_ctrl_c_at_a_bad_moment_still_saves_a_whole_step(
 
 def interrupt_the_optimiser(trainer: CodecTrainer) -> None:
     """Send SIGINT when the next update has changed some of the parameters."""
-    update, count = trainer.optimizer._adam, iter(range(1000))  # type: ignore[attr-defined]
+    update, count = trainer.engine.optimizer._adam, iter(range(1000))  # type: ignore[attr-defined]
 
     def counted(*arguments: Any) -> None:
         update(*arguments)
         if next(count) == 1:
             signal.raise_signal(signal.SIGINT)
 
-    trainer.optimizer._adam = counted  # type: ignore[attr-defined]
+    trainer.engine.optimizer._adam = counted  # type: ignore[attr-defined]
 
 
 def test_a_second_ctrl_c_stops_at_once(

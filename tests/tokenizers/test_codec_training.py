@@ -87,16 +87,6 @@ def test_each_pass_sees_every_clip_once_and_in_another_order(
     assert drawn(5) == passes[2][4:]
 
 
-def test_one_of_several_processes_is_refused(
-    tmp_path: Path, clips: tuple[ClipArray, ClipArray], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They would write over each other's files."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(TrainingError, match="one of 2: start it without a launcher"):
-        train_codec(recipe(tmp_path), *clips)
-    assert not list(tmp_path.iterdir())
-
-
 def poison(trainer: CodecTrainer) -> None:
     with torch.no_grad():
         trainer.codec.decoder.head.project.weight[0, 0] = torch.nan
@@ -129,8 +119,8 @@ def test_weights_that_are_not_numbers_are_never_saved(
     """The loss of a step is that of the weights before it: the last update before a checkpoint is seen by none."""
 
     def spoil_the_update(trainer: CodecTrainer) -> None:
-        update = trainer.optimizer.step
-        monkeypatch.setattr(trainer.optimizer, "step", lambda: (update(), poison(trainer)))
+        update = trainer.engine.optimizer.step
+        monkeypatch.setattr(trainer.engine.optimizer, "step", lambda: (update(), poison(trainer)))
 
     at_step(monkeypatch, step, spoil_the_update)
     with pytest.raises(TrainingError, match=rf"^step {step + 1}: the weight 'decoder.head.project.weight'"):

@@ -116,3 +116,20 @@ def test_a_folder_of_videos_has_no_oracle_so_nothing_is_drawn(
         "share_below_unigram",
     }
     assert "to train on: " in said.err
+
+
+def test_a_codec_of_clips_on_the_disk_is_that_of_clips_in_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = tmp_path / "videos"
+    write_folder(SpriteWorld(SpriteWorldConfig(size=(16, 16), num_frames=5)), videos, "train", 12)
+    data = {"kind": "folder", "path": str(videos), "size": [16, 16], "num_frames": 5}
+    printed = {}
+    for clips in ("memory", "disk"):
+        (tmp_path / clips).mkdir()
+        path = recipe(tmp_path / clips, "codec", codec=CODEC, data=data, training=TRAINING | {"clips": clips})
+        printed[clips] = run(capsys, path).printed
+    folders = [Path(figures.pop("codec")) for figures in printed.values()]
+    assert printed["disk"] == printed["memory"]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
+    assert weights[0] == weights[1]

@@ -9,6 +9,7 @@ import pytest
 
 from tokvid.cli.main import main
 from tokvid.recipe import shipped_recipes
+from tokvid_tokenizers.feed import SourceFeed
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -29,8 +30,24 @@ def test_every_shipped_recipe_is_dry_run(
         ("codec/natural-128", "--data.size=[100,100]", "multiples of 8"),
         ("codec/ucf101-224", "--training.start_from=null", "needs start_from"),
         ("lm/sprites-tiny", "--model.num_heads=5", "num_heads"),
+        ("codec/web-256", "--training.buckets=[{size: [250, 256]}]", "training.buckets[0]: height and width must"),
+        ("codec/k600-128", "--training.steps=20000", "buckets[1] begins at step 20000 of 20000"),
     ],
 )
 def test_what_is_wrong_is_found(name: str, change: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", name, "--dry-run", change]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_every_bucket_is_tried(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures and the longest clips too, though in the run itself some of them come days later."""
+    tried: list[int] = []
+    choose = SourceFeed.bucket
+
+    def noted(feed: SourceFeed, step: int) -> int:
+        tried.append(choose(feed, step))
+        return tried[-1]
+
+    monkeypatch.setattr(SourceFeed, "bucket", noted)
+    assert main(["train", "codec/k600-128", "--dry-run"]) == 0
+    assert tried == [0, 1, 2, 3]

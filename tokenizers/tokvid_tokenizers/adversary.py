@@ -5,13 +5,16 @@ It is a side of the loop with a state of its own; the codec's side asks it for a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tokvid.optimizer import build_optimizer, set_learning_rate
+from tokvid.optimizer import build_optimizer
+from tokvid_tokenizers.across_processes import mean_over_processes, means_over_processes
 from tokvid_tokenizers.discriminator import Discriminator
+from tokvid_tokenizers.engine import build_engine
 from tokvid_tokenizers.losses.adversarial import (
     AdversarialConfig,
     adaptive_weight,
@@ -26,12 +29,15 @@ _ADAM_NAMES = ("layers.0.", "head")
 
 
 class Adversary:
-    """What judges reconstructions while a codec trains."""
+    """What judges reconstructions while a codec trains, with DeepSpeed where there are settings for it."""
 
-    def __init__(self, config: AdversarialConfig, device: torch.device) -> None:
+    def __init__(
+        self, config: AdversarialConfig, device: torch.device, deepspeed: Mapping[str, Any] | None = None
+    ) -> None:
         self.config = config
         self.network = Discriminator(config.discriminator).to(device)
-        self.optimizer = build_optimizer(config.optimizer, self.network, adam_names=_ADAM_NAMES)
+        optimizer = build_optimizer(config.optimizer, self.network, adam_names=_ADAM_NAMES)
+        self.engine = build_engine(self.network, optimizer, deepspeed=deepspeed)
         self.real_average = torch.zeros((), device=device)
         self.fake_average = torch.zeros((), device=device)
 
@@ -55,9 +61,11 @@ class Adversary:
         if step < config.start_step:
             return {}
         # In one forward, so that both sides meet the same network.
-        real, fake = self.network(torch.cat([frames, reconstruction.detach().to(frames)])).float().chunk(2)
+        judged = torch.cat([frames, reconstruction.detach().to(frames)])
+        real, fake = self.engine.forward(judged).float().chunk(2)
         loss = discriminator_loss(config.kind, real, fake)
-        figures = {"discriminator": loss.detach(), "real": real.detach().mean(), "fake": fake.detach().mean()}
+        figures = {"discriminator": loss.detach()}
+        figures |= {name: mean_over_processes(side.detach().mean()) for name, side in (("real", real), ("fake", fake))}
         if config.lecam:
             loss = loss + config.lecam * lecam_loss(real, fake, self.real_average, self.fake_average)
             self.real_average.lerp_(figures["real"], 1 - config.lecam_decay)
@@ -67,20 +75,19 @@ class Adversary:
             penalty = r1_loss(self.network(smooth).float(), smooth)
             figures["r1"] = penalty.detach()
             loss = loss + config.r1 * config.r1_every * penalty
-        loss.backward()
-        set_learning_rate(self.optimizer, share)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return figures
+        self.engine.backward(loss)
+        self.engine.step(share)
+        return means_over_processes(figures)
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights and averages, by name, for a checkpoint."""
         averages = {"real_average": self.real_average, "fake_average": self.fake_average}
         return {**{f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}, **averages}
 
-    def load(self, tensors: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
-        """Take up what :meth:`tensors` and the optimizer's state hold."""
+    def load(self, tensors: dict[str, Tensor], optimizer: list[dict[str, Any]]) -> None:
+        """Take up what :meth:`tensors` and the engine's states hold."""
         self.network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if "network." in n})
         self.real_average.copy_(tensors["real_average"])
         self.fake_average.copy_(tensors["fake_average"])
-        self.optimizer.load_state_dict(optimizer)
+        self.engine.load(optimizer)
+        self.engine.weights_changed()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from tokvid.metrics.codebook_usage import CodebookUsage
+from tokvid_tokenizers.across_processes import sum_over_processes
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.quantizers import (
     FSQConfig,
@@ -33,9 +35,12 @@ class CodebookWatch:
     def update(self, codes: Tensor) -> None:
         """Count the codes ``[B,K,t,h,w]`` of one step."""
         self._usage.update(codes)
+        self._device = codes.device
 
     def line(self) -> tuple[dict[str, float], str | None]:
-        """The figures since the last line, and what to say: a collapse is announced once, until it is over."""
+        """The figures of all processes since the last line, and what to say: a collapse once, until it is over."""
+        counts = sum_over_processes(torch.from_numpy(self._usage.counts).to(self._device))
+        self._usage.counts = counts.cpu().numpy()
         books, stats = self._usage.per_codebook(), self._usage.stats()
         self._usage = CodebookUsage(self._size, self._books)
         # The worst codebook counts: of several one may collapse.

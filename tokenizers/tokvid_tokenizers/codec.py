@@ -21,6 +21,7 @@ from tokvid.errors import CheckpointError, ConfigError, ModelError, ShapeError
 from tokvid.frames import check_frames
 from tokvid.grid import Grid, check_num_frames
 from tokvid.saved_json import read_mapping
+from tokvid_tokenizers.across_processes import of_all_processes
 from tokvid_tokenizers.codec_config import AnyCodecConfig, codec_config
 from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.networks import build_decoder, build_encoder
@@ -183,10 +184,11 @@ class VideoCodec(nn.Module):
         """Scale the encoder's last layer so that the latents of ``frames`` have mean 0 and deviation 1 a channel.
 
         Data-dependent initialisation (Salimans and Kingma 2016), for a codec that is about to be trained: without it
-        the first latents differ so little between positions that a scalar quantizer uses one or two of its levels.
+        the first latents differ so little between positions that a scalar quantizer uses one or two of its levels. Of
+        several processes each gives its part of the clips.
         """
         self._check(frames)
-        latents = self.encoder(frames)
+        latents = of_all_processes(self.encoder(frames))
         if latents[:, 0].numel() < 2:
             raise ShapeError(f"frames {list(frames.shape)} make one latent; calibrate needs two positions or more")
         mean = latents.mean(dim=(0, 2, 3, 4))

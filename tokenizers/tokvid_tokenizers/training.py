@@ -1,12 +1,13 @@
-"""Training a codec: one plain loop of named steps in one process.
+"""Training a codec: one plain loop of named steps, the same in every process of a run.
 
 A run is a function of its recipe: which clips make batch n depends on the seed and on n alone, so a run that is
-interrupted and resumed gives the same numbers as one that never stopped (same machine, same number of threads).
+interrupted and resumed gives the same numbers as one that never stopped (same machine, same number of threads). Of
+several processes each computes its part of a batch; gradients and figures are those of the whole (see
+:mod:`~tokvid_tokenizers.engine`), and the first process alone writes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -15,28 +16,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tokvid.atomic import write_text
 from tokvid.checkpoint import check_unused, keep_last, load_state, newest_valid, save_state, step_folder
 from tokvid.config import to_mapping
-from tokvid.data.clips import ClipArray
-from tokvid.errors import CheckpointError, ConfigError, DataError, TrainingError
+from tokvid.data.clips import ClipArray, ClipSource
+from tokvid.deepspeed_config import read_deepspeed
+from tokvid.errors import CheckpointError, ConfigError, DataError
 from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
-from tokvid.optimizer import build_optimizer, set_learning_rate, warmup_then_linear
-from tokvid.processes import world_size
+from tokvid.optimizer import build_optimizer, warmup_then_linear
 from tokvid.report.pictures import contact_sheet, side_by_side
 from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
+from tokvid_tokenizers.across_processes import (
+    any_process,
+    joined_processes,
+    mean_over_processes,
+    means_over_processes,
+    rank_and_count,
+    sum_over_processes,
+)
 from tokvid_tokenizers.adversary import Adversary
 from tokvid_tokenizers.codebook_watch import CodebookWatch
 from tokvid_tokenizers.codec import VideoCodec
+from tokvid_tokenizers.engine import build_engine, check_settings
 from tokvid_tokenizers.evaluation import CodecEvaluation, Reconstructions, evaluate_reconstructions, reconstruct
-from tokvid_tokenizers.layers.stack import recompute_blocks
+from tokvid_tokenizers.feed import open_feed
+from tokvid_tokenizers.layers.stack import compile_blocks, recompute_blocks
 from tokvid_tokenizers.losses.reconstruction import reconstruction_loss
 from tokvid_tokenizers.registry import load_codec
 from tokvid_tokenizers.training_config import CodecRecipe
@@ -62,62 +72,72 @@ class TrainedCodec:
     reconstructions: Reconstructions
 
 
-def train_codec(recipe: CodecRecipe, clips: ClipArray, held_out: ClipArray, *, resume: bool = False) -> TrainedCodec:
-    """Run ``recipe`` on clips already in memory and save the codec in ``<output>/codec``.
+def train_codec(
+    recipe: CodecRecipe, clips: ClipArray | ClipSource, held_out: ClipArray, *, resume: bool = False
+) -> TrainedCodec:
+    """Run ``recipe`` and save the codec in ``<output>/codec``.
 
+    ``clips`` to train on are already in memory or, with ``training.clips: disk``, a source that is read as it goes.
     Raises :class:`TrainingError` at a step whose loss or weights are not finite (the last checkpoint stays), and
     ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when a checkpoint has been written. A run that is not
     resumed wants an output without checkpoints: :class:`CheckpointError` names those of an earlier run.
+
+    Started by a launcher (torchrun, deepspeed), every process calls this with the same arguments and gets the same
+    codec; the folder is one that all of them see.
     """
-    trainer = CodecTrainer(recipe, clips, held_out)
-    if resume:
-        trainer.resume()
-    else:
-        check_unused(recipe.output)
-    return trainer.run()
+    with joined_processes(alone=recipe.training.deepspeed is not None):
+        trainer = CodecTrainer(recipe, clips, held_out)
+        with trainer.feed:
+            if resume:
+                trainer.resume()
+            else:
+                check_unused(recipe.output)
+            return trainer.run()
 
 
 class CodecTrainer:
-    """The state of one run and the steps of its loop."""
+    """The state of one run in one of its processes, and the steps of its loop."""
 
-    def __init__(self, recipe: CodecRecipe, clips: ClipArray, held_out: ClipArray) -> None:
+    def __init__(self, recipe: CodecRecipe, clips: ClipArray | ClipSource, held_out: ClipArray) -> None:
         self.recipe = recipe
         self.config = recipe.training
         self.output = Path(recipe.output)
-        self.clips = clips.frames
+        self.rank, self.processes = rank_and_count()
+        self.deepspeed = read_deepspeed(self.config.deepspeed)
+        if self.deepspeed is not None:
+            check_settings(self.deepspeed, self.config)
+        self.feed = open_feed(recipe, clips, rank=self.rank, processes=self.processes)
+        self.unreadable: set[str] = set()
         self.held_out = held_out.frames
-        if len(self.clips) < self.config.batch_size:
-            raise DataError(
-                f"a batch needs {self.config.batch_size} clips, the training data has {len(self.clips)};"
-                " add clips or lower training.batch_size"
-            )
         if not len(self.held_out):
             raise DataError(
                 "there are no held-out clips to measure the codec with; add clips or keep back a larger share"
             )
-        if world_size() > 1:
-            raise TrainingError(
-                f"a codec is trained by one process, and this is one of {world_size()}: start it without a launcher"
-            )
         prepare(recipe.seed)
         self.device = default_device()
-        self.bf16 = computes_in_bf16(self.config.precision)
+        # Where it is measured, processes may measure otherwise.
+        self.bf16 = any_process(computes_in_bf16(self.config.precision), self.device)
         self.codec = starting_codec(recipe).to(self.device)
         recompute_blocks(self.codec, self.config.checkpoint_blocks)
-        self.optimizer = build_optimizer(self.config.optimizer, self.codec, adam_names=ADAM_NAMES)
-        self.adversary = Adversary(self.config.adversarial, self.device) if self.config.adversarial else None
+        compile_blocks(self.codec, self.config.compile)
+        optimizer = build_optimizer(self.config.optimizer, self.codec, adam_names=ADAM_NAMES)
+        clip = self.config.gradient_clip
+        self.engine = build_engine(self.codec, optimizer, clip=clip, deepspeed=self.deepspeed)
+        adversarial = self.config.adversarial
+        self.adversary = Adversary(adversarial, self.device, self.deepspeed) if adversarial else None
         decay = self.config.average_decay
         self.average = WeightAverage(self.codec, decay) if decay else None
         self.watch = CodebookWatch(recipe.codec.quantizer, self.codec) if self.codec.num_codebooks else None
-        self.clips_digest = digest_of_clips(self.clips)
         self.step = 0
 
     def run(self) -> TrainedCodec:
         """Train from the current step to the last, evaluate, save."""
-        self.output.mkdir(parents=True, exist_ok=True)
-        write_text(self.output / RECIPE_FILE, json.dumps(to_mapping(self.recipe), indent=2) + "\n")
+        if self.rank == 0:
+            self.output.mkdir(parents=True, exist_ok=True)
+            write_text(self.output / RECIPE_FILE, json.dumps(to_mapping(self.recipe), indent=2) + "\n")
         if self.step == 0 and self.config.start_from is None:
-            self.codec.calibrate(self.batch(0))
+            self.codec.calibrate(to_model(self.feed.first_look()).to(self.device))
+            self.engine.weights_changed()
         log = TrainingLog(
             self.output,
             self.config.steps,
@@ -125,19 +145,21 @@ class CodecTrainer:
             start_step=self.step,
             title="codec",
             every=self.config.log_every,
+            silent=self.rank > 0,
         )
         self.train_mode()
         with log, deferred_interrupt() as interrupted:
             while self.step < self.config.steps:
                 self.train_step(log)
-                if interrupted():
+                if any_process(interrupted(), self.device):
                     folder = self.save_checkpoint()
                     raise KeyboardInterrupt(f"stopped at step {self.step}; {folder} is saved, add --resume to go on")
         if self.average is not None:
             self.codec.load_state_dict(self.average.average)
         check_weights(self.step, self.codec.state_dict())
         # Before it is measured, so that nothing that goes wrong there costs the training.
-        self.codec.save_pretrained(self.output / CODEC_FOLDER)
+        if self.rank == 0:
+            self.codec.save_pretrained(self.output / CODEC_FOLDER)
         codec = self.codec.eval()
         reconstructions = reconstruct(codec, self.held_out, batch_size=self.config.batch_size)
         return TrainedCodec(
@@ -161,29 +183,28 @@ class CodecTrainer:
         with log.waiting():
             frames = self.batch(self.step)
         with self.autocast():
-            output = self.codec(frames)
+            output = self.engine.forward(frames)
         losses = reconstruction_loss(self.config.loss, output.frames, frames)
         losses["quantizer"] = output.quantizer.loss.float()
         losses |= self.adversarial_loss(output.frames, losses)
-        torch.stack(list(losses.values())).sum().backward()
-        losses = {name: loss.detach() for name, loss in losses.items()}
-        norm = torch.nn.utils.clip_grad_norm_(self.codec.parameters(), self.config.gradient_clip)
-        check_finite(self.step + 1, {**losses, "gradient norm": norm})
+        self.engine.backward(torch.stack(list(losses.values())).sum())
+        losses = means_over_processes({name: loss.detach() for name, loss in losses.items()})
+        check_finite(self.step + 1, losses)
         share = warmup_then_linear(self.step, warmup_steps=self.config.warmup_steps, steps=self.config.steps)
-        set_learning_rate(self.optimizer, share)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        check_finite(self.step + 1, {"gradient norm": self.engine.step(share)})
         figures = self.teach_adversary(frames, output.frames, share)
         self.step += 1
         if self.average is not None:
             self.average.update(self.step)
-        error = (output.frames.detach().float() - frames).square().mean()
+        error = mean_over_processes((output.frames.detach().float() - frames).square().mean())
         # The peak to peak range of [-1, 1] is 2.
-        values: dict[str, Any] = {"psnr": 10 * torch.log10(4 / error), **output.quantizer.stats, **figures}
+        values: dict[str, Any] = {"psnr": 10 * torch.log10(4 / error)}
+        values |= means_over_processes(output.quantizer.stats) | figures
         values |= self.watch_codebook(output.quantizer.codes, log)
+        values |= self.name_skipped(log)
         if self.step % self.config.validate_every == 0 and self.step < self.config.steps:
             values |= self.validate(log)
-        log.step(self.step, losses, values, amount=frames.shape[0] * frames.shape[2])
+        log.step(self.step, losses, values, amount=self.processes * frames.shape[0] * frames.shape[2])
         # The last one too: a finished run that is resumed has nothing left to train, and gives the same codec.
         if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
             self.save_checkpoint()
@@ -214,17 +235,24 @@ class CodecTrainer:
         if self.step % self.config.log_every and self.step != self.config.steps:
             return {}
         figures, warning = self.watch.line()
-        if warning:
+        if warning and self.rank == 0:
             log.note(f"step {self.step}: {warning}")
         return figures
 
     def batch(self, step: int) -> Tensor:
-        """Frames ``[B,3,T,H,W]`` of batch ``step``: each pass over the clips is a new seeded order."""
-        size, count = self.config.batch_size, len(self.clips)
-        batches_a_pass = count // size
-        order = np.random.default_rng([self.recipe.seed, step // batches_a_pass]).permutation(count)
-        first = step % batches_a_pass * size
-        return to_model(self.clips[np.sort(order[first : first + size])]).to(self.device)
+        """Frames ``[B,3,T,H,W]`` of batch ``step``."""
+        return to_model(self.feed.batch(step)).to(self.device)
+
+    def name_skipped(self, log: TrainingLog) -> dict[str, float]:
+        """Name the clips that were to be in this batch and did not decode, each once; how many they were."""
+        for item in self.feed.skipped:
+            if item.name not in self.unreadable:
+                log.note(f"step {self.step}: skipped {item.name}: {item.reason}")
+                self.unreadable.add(item.name)
+        if self.config.clips != "disk":
+            return {}
+        skipped = torch.tensor(len(self.feed.skipped), device=self.device)
+        return {"skipped_clips": float(sum_over_processes(skipped))}
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 arithmetic where it was chosen; parameters and optimiser stay fp32."""
@@ -247,21 +275,23 @@ class CodecTrainer:
         """Write everything that the rest of the run depends on, whole or not at all."""
         check_weights(self.step, self.codec.state_dict())
         folder = step_folder(self.output, self.step)
-        state = {"step": self.step, "bf16": self.bf16, "optimizer": self.optimizer.state_dict(), "recipe": self.facts()}
+        state = {"step": self.step, "bf16": self.bf16, "optimizer": self.engine.states(), "recipe": self.facts()}
         if self.adversary is not None:
             check_weights(self.step, self.adversary.network.state_dict())
             state["adversary"] = self.adversary.tensors()
-            state["adversary_optimizer"] = self.adversary.optimizer.state_dict()
+            state["adversary_optimizer"] = self.adversary.engine.states()
         if self.average is not None:
             state["average"] = self.average.average
-        save_state(folder, self.codec.state_dict(), state)
-        keep_last(self.output, self.config.keep_checkpoints)
+        if self.rank == 0:
+            save_state(folder, self.codec.state_dict(), state)
+            keep_last(self.output, self.config.keep_checkpoints)
+        any_process(False, self.device)  # a process that ended here would take those with it that still write
         return folder
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint; a run without one starts from the beginning."""
         newest = newest_valid(self.output)
-        for torn in newest.torn:
+        for torn in newest.torn if self.rank == 0 else ():
             print(f"passed over {torn}: it is torn", file=sys.stderr)
         if newest.path is None:
             return
@@ -274,7 +304,8 @@ class CodecTrainer:
                 f"{newest.path} was trained {difference}; give this run another output folder, or remove that one"
             )
         self.codec.load_state_dict(saved.tensors)
-        self.optimizer.load_state_dict(saved.state["optimizer"])
+        self.engine.load(saved.state["optimizer"])
+        self.engine.weights_changed()
         if self.adversary is not None:
             self.adversary.load(saved.state["adversary"], saved.state["adversary_optimizer"])
         if self.average is not None:
@@ -287,10 +318,11 @@ class CodecTrainer:
 
         The videos of a folder can change under one recipe.
         """
-        facts = to_mapping(self.recipe) | {"clips": self.clips_digest}
+        facts = to_mapping(self.recipe) | {"clips": self.feed.digest, "deepspeed": self.deepspeed}
         del facts["output"]
         quiet = {"log_every", "validate_every", "validation_clips", "checkpoint_every", "keep_checkpoints"}
-        quiet |= {"checkpoint_blocks"}  # a run that had too little memory goes on with it
+        # A run that had too little memory, or moved to where there is no compiler (or one), goes on.
+        quiet |= {"loading_workers", "checkpoint_blocks", "compile", "deepspeed"}
         facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
         return json.loads(json.dumps(facts))  # type: ignore[no-any-return]
 
@@ -307,11 +339,3 @@ def starting_codec(recipe: CodecRecipe) -> VideoCodec:
         codec.encoder.requires_grad_(False)
         codec.quantizer.requires_grad_(False)
     return codec
-
-
-def digest_of_clips(frames: npt.NDArray[np.uint8]) -> str:
-    """SHA-256 (64 hex digits) of clips uint8 ``[N,T,H,W,3]``: their number, shape and every pixel."""
-    digest = hashlib.sha256(repr(frames.shape).encode())
-    for clip in frames:
-        digest.update(np.ascontiguousarray(clip).data)
-    return digest.hexdigest()

@@ -1,16 +1,19 @@
 """A recipe tried at a tiny size: what would fail after hours of preparation fails here in seconds.
 
-Every part of the recipe is built as it says, but for the data, which are a few small sprite clips, the number of steps,
-and what it would start from. Nothing is written.
+Every part of the recipe is built as it says, but for the data, which are a few small sprite clips, the number of steps
+(one or more of every bucket), and what it would start from. Nothing is written.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokvid.cli.clips import load_splits
+from tokvid.cli.clips import load_held_out, load_splits
+
+if TYPE_CHECKING:
+    from tokvid_tokenizers.feed import BucketConfig
 
 # Of the network of the perceptual distance: less would leave nothing of a picture.
 _SMALLEST_SIDE = 32
@@ -32,7 +35,10 @@ def _codec(data: Mapping[str, Any]) -> dict[str, Any]:
     recipe = from_mapping(CodecRecipe, data)
     codec = recipe.codec
     cost = codec_cost(codec, recipe.data.num_frames, *recipe.data.size)
+    buckets = [_tiny_bucket(bucket, step) for step, bucket in enumerate(recipe.training.buckets)]
     training: dict[str, Any] = {**data.get("training", {}), **_short(), "start_from": None, "trains": "all"}
+    if buckets:  # each in a step of its own, and the last one goes on
+        training |= {"steps": max(_STEPS, len(buckets)), "buckets": [*buckets[:-1], buckets[-1] | {"until_step": None}]}
     if recipe.training.adversarial is not None:
         heard = {"start_step": 0, "warmup_steps": 0, "ramp_steps": 0}
         training["adversarial"] = {**training["adversarial"], **heard}
@@ -40,7 +46,8 @@ def _codec(data: Mapping[str, Any]) -> dict[str, Any]:
     clips = _clips(side, 1 + 2 * codec.temporal_stride)
     with tempfile.TemporaryDirectory() as folder:
         tiny = from_mapping(CodecRecipe, {**data, "data": clips, "training": training, "output": folder})
-        train_codec(tiny, *load_splits(tiny.data))
+        load = load_splits if tiny.training.clips == "memory" else load_held_out
+        train_codec(tiny, *load(tiny.data))
     return {"parameters": cost.parameters, "gmac_a_clip": round(cost.macs / 1e9, 2), "codes_a_clip": cost.num_codes}
 
 
@@ -59,6 +66,11 @@ def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
         tiny = from_mapping(LMRecipe, {**data, **changed, "output": folder})
         lm = train_lm(tiny, *load_splits(tiny.data), codec=codec).lm
     return {"parameters": sum(parameter.numel() for parameter in lm.model.parameters())}
+
+
+def _tiny_bucket(bucket: BucketConfig, step: int) -> dict[str, Any]:
+    """The bucket as that of one step, of the tiny clips; of pictures, of their first frames."""
+    return {"num_frames": 1 if bucket.num_frames == 1 else None, "from_step": step, "until_step": step + 1}
 
 
 def _short() -> dict[str, Any]:

@@ -5,6 +5,7 @@ tokvid info clip.mp4                          size, length, frame rate and metad
 tokvid info codes.tokvid                      what a file of codes holds, and the bits a pixel takes in it
 tokvid info preset:base                       a codec: parameters, strides, codebook, arithmetic
 tokvid info runs/codec --size 17x256x256      the same of a saved codec, for a clip of TxHxW
+tokvid info presets --measure                 a table of all presets; with --measure seconds and memory on this machine
 tokvid info runs/lm                           a video language model: vocabulary, parameters, its codec
 """
 
@@ -24,49 +25,68 @@ from tokvid.errors import ConfigError, DataError
 # The size that published codecs are compared at.
 SIZE = "17x128x128"
 CONFIG, VIDEO_LM = "config.json", "video_lm.json"
+PRESETS = "presets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``[WHAT] [--size TxHxW] [--json]``."""
+    """``[WHAT] [--size TxHxW] [--measure] [--json]``."""
     parser.add_argument(
         "what",
         nargs="?",
         metavar="WHAT",
-        help="a video file, preset:NAME, or the folder of a codec or a video language model; nothing: this machine",
+        help="a video file, preset:NAME, presets (all of them), or the folder of a codec or a video language model;"
+        " nothing: this machine",
     )
     parser.add_argument("--size", metavar="TxHxW", help=f"frames, height and width for a codec (default {SIZE})")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="of a codec: encode and decode one clip of that size, seconds and memory (takes up to half a minute each)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what is known about ``arguments.what``."""
-    facts = describe(arguments.what, arguments.size)
+    facts = describe(arguments.what, arguments.size, measured=arguments.measure)
     if arguments.json:
         print(json.dumps(facts, indent=2))
+    elif PRESETS in facts:
+        from tokvid.cli.info_presets import table
+
+        print("\n".join(table(facts)))
     else:
         print("\n".join(_lines(facts)))
     return 0
 
 
-def describe(what: str | None, size: str | None = None) -> dict[str, Any]:
+def describe(what: str | None, size: str | None = None, *, measured: bool = False) -> dict[str, Any]:
     """The facts about ``what``, by its kind: each kind is one branch and one function, imported when it is used.
 
-    ``size`` is for codecs alone; for anything else :class:`ConfigError`.
+    ``size`` and ``measured`` are for codecs alone; for anything else :class:`ConfigError`.
     """
     is_video_lm = what is not None and (Path(what) / VIDEO_LM).is_file()
     is_codec = what is not None and (what.startswith("preset:") or (Path(what) / CONFIG).is_file())
-    if size is not None and not (is_video_lm or is_codec):
-        raise ConfigError(f"--size is for a codec, and {what or 'this machine'} is none; leave it out")
+    # A file or folder of that name goes first.
+    is_table = what == PRESETS and not Path(what).exists()
+    if not (is_video_lm or is_codec or is_table):
+        for option, given in (("--size", size is not None), ("--measure", measured)):
+            if given:
+                raise ConfigError(f"{option} is for a codec, and {what or 'this machine'} is none; leave it out")
     if what is None:
         return _machine()
     if is_video_lm:
         from tokvid.cli.info_model import describe_video_lm
 
-        return describe_video_lm(Path(what), size or SIZE)
+        return describe_video_lm(Path(what), size or SIZE, measured=measured)
     if is_codec:
         from tokvid.cli.info_model import describe_codec
 
-        return describe_codec(what, size or SIZE)
+        return describe_codec(what, size or SIZE, measured=measured)
+    if is_table:
+        from tokvid.cli.info_presets import describe_presets
+
+        return describe_presets(size or SIZE, measured=measured)
     if Path(what).suffix.lower() == SUFFIX:
         return _codes(Path(what))
     if Path(what).is_dir():

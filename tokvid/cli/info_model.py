@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,20 @@ def parse_size(text: str) -> tuple[int, int, int]:
     return num_frames, height, width
 
 
-def describe_codec(name: str, size: str) -> dict[str, Any]:
-    """Facts of ``preset:NAME`` or of a codec's folder, whose weights are read, so that a damaged one is found."""
+def describe_codec(name: str, size: str, *, measured: bool = False) -> dict[str, Any]:
+    """Facts of ``preset:NAME`` or of a codec's folder, whose weights are read, so that a damaged one is found.
+
+    With ``measured`` also the seconds and the memory that a clip of ``size`` takes here, in a process of its own.
+    """
+    facts = _described(name, size)
+    if measured:
+        from tokvid_tokenizers.measured_cost import measure_cost
+
+        facts["measured"] = asdict(measure_cost(name, *parse_size(size)))
+    return facts
+
+
+def _described(name: str, size: str) -> dict[str, Any]:
     from tokvid_tokenizers import load_codec
     from tokvid_tokenizers.presets import preset
 
@@ -50,6 +63,7 @@ def _cost(config: Any, size: str) -> dict[str, Any]:
 
     cost, quantizer = codec_cost(config, *parse_size(size)), build_quantizer(config.quantizer)
     return {
+        "kind": config.kind,
         "parameters": cost.parameters,
         "encoder_parameters": cost.encoder_parameters,
         "decoder_parameters": cost.decoder_parameters,
@@ -69,8 +83,11 @@ def _cost(config: Any, size: str) -> dict[str, Any]:
     }
 
 
-def describe_video_lm(folder: Path, size: str) -> dict[str, Any]:
-    """Facts of a saved video language model, read from its files alone: no model is built, no transformers needed."""
+def describe_video_lm(folder: Path, size: str, *, measured: bool = False) -> dict[str, Any]:
+    """Facts of a saved video language model, read from its files alone: no model is built, no transformers needed.
+
+    With ``measured`` its codec is built, for what :func:`describe_codec` measures.
+    """
     facts, config = (read_mapping(folder / name, "VideoLM") for name in ("video_lm.json", "config.json"))
     try:
         vocabulary = facts["vocabulary"]
@@ -102,7 +119,7 @@ def describe_video_lm(folder: Path, size: str) -> dict[str, Any]:
             " save the model again, or update tokvid"
         ) from error
     if (folder / "codec").is_dir():
-        described["its_codec"] = describe_codec(str(folder / "codec"), size)
+        described["its_codec"] = describe_codec(str(folder / "codec"), size, measured=measured)
     return described
 
 

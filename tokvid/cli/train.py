@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tokvid.atomic import write_text
-from tokvid.cli.clips import load_splits, tell
+from tokvid.cli.clips import load_held_out, load_splits, tell
 from tokvid.cli.dry_run import dry_run
 from tokvid.cli.judging import generate, judge_reconstructions
 from tokvid.cli.progress import counted
@@ -59,9 +59,12 @@ def _codec(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     from tokvid_tokenizers.training_config import CodecRecipe
 
     recipe = from_mapping(CodecRecipe, data)
-    clips, held_out = load_splits(recipe.data)
+    load = load_splits if recipe.training.clips == "memory" else load_held_out
+    clips, held_out = load(recipe.data, workers=recipe.training.loading_workers)
     trained = train_codec(recipe, clips, held_out, resume=resume)
     figures: dict[str, Any] = trained.evaluation.figures()
+    if not is_main_process():
+        return figures
     figures |= judge_reconstructions(recipe.data, held_out.captions, trained.reconstructions.pictures)
     _keep(recipe.output, figures, recipe.seed)
     return {"codec": str(trained.folder), **figures}
@@ -75,8 +78,7 @@ def _lm(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     recipe = from_mapping(LMRecipe, data)
     # Not loaded: a language model learns from codes, and frames are needed only until they are encoded.
     clips, held_out = open_splits(recipe.data)
-    if is_main_process():
-        tell(clips, held_out)
+    tell(clips, held_out)
     with counted("encoding") as progress:
         trained = train_lm(recipe, clips, held_out, resume=resume, progress=progress)
     figures: dict[str, Any] = trained.losses.figures()

@@ -5,6 +5,7 @@ It knows neither files nor sprites; the sources of :mod:`tokvid.data.clips` keep
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tokvid.data.clip import Clip
-from tokvid.errors import VideoError
+from tokvid.errors import DataError, VideoError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -47,15 +48,29 @@ class ClipSource(ABC):
         """What was left out when the source was opened, so that it is not among the clips."""
         return ()
 
+    def clip_name(self, index: int) -> str:
+        """How clip ``index`` is called where it does not load."""
+        return f"{self.name}[{index}]"
+
+    def reshaped(self, size: tuple[int, int], num_frames: int) -> ClipSource:
+        """Clips of the same things in another shape; :class:`DataError` from a source that has but one."""
+        raise DataError(f"{self.name} has no clips of another size or length than its own")
+
+    def digest(self) -> str:
+        """64 hex digits that differ where the clips do, without loading them."""
+        shape = (self.name, len(self), self.size, self.num_frames, self.fps)
+        return hashlib.sha256(repr(shape).encode()).hexdigest()
+
     def load_all(self, *, workers: int = 0) -> Iterator[Clip | Skipped]:
         """Every clip in order; one whose file does not decode comes as :class:`Skipped`."""
-        return in_order(self._load_or_skip, range(len(self)), workers=workers)
+        return in_order(self.load_or_skip, range(len(self)), workers=workers)
 
-    def _load_or_skip(self, index: int) -> Clip | Skipped:
+    def load_or_skip(self, index: int) -> Clip | Skipped:
+        """Clip ``index``, or why its file does not decode."""
         try:
             return self.load(index)
         except VideoError as error:
-            return Skipped(f"{self.name}[{index}]", str(error))
+            return Skipped(self.clip_name(index), str(error))
 
     def _check_index(self, index: int) -> None:
         if not 0 <= index < len(self):

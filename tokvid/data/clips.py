@@ -6,8 +6,9 @@ codes are not known here.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -76,6 +77,14 @@ class SpriteClips(ClipSource):
     def load(self, index: int) -> Clip:
         self._check_index(index)
         return self._world.clip(index, split=self.split)
+
+    def reshaped(self, size: tuple[int, int], num_frames: int) -> SpriteClips:
+        """The clips of the same numbers in another shape: other scenes, because scenes are drawn to fit."""
+        return SpriteClips(replace(self.config, size=size, num_frames=num_frames), self.split)
+
+    def digest(self) -> str:
+        """SHA-256 (64 hex digits) of what the clips are drawn from."""
+        return hashlib.sha256(repr((self.config, self.split)).encode()).hexdigest()
 
     def load_all(self, *, workers: int = 0) -> Iterator[Clip | Skipped]:
         """Every clip in order, drawn in batches."""

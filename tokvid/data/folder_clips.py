@@ -14,8 +14,10 @@ import copy
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Literal, Self
 
@@ -73,11 +75,32 @@ class _Window:
 
 
 @dataclass(frozen=True)
+class _Strip:
+    """The windows of one video, which are made when they are asked for: millions of videos have very many.
+
+    They are number ``positions`` of those that lie ``num_frames`` apart, ``numbered`` where the video has several.
+    ``span``: the frames of the video (from the first, to before the second) that may be in windows.
+    """
+
+    video: CaptionedVideo
+    span: tuple[int, int]
+    positions: Sequence[int]
+    numbered: bool
+
+    def windows(self) -> Iterator[_Window]:
+        return map(self.window, range(len(self.positions)))
+
+    def window(self, number: int) -> _Window:
+        position = self.positions[number]
+        return _Window(self.video, position, f"{self.video.name}#{position:04d}" if self.numbered else self.video.name)
+
+
+@dataclass(frozen=True)
 class _Folder:
     """A folder that was looked into: its videos, the windows of every usable one, and the videos that gave none."""
 
     scan: FolderScan
-    by_video: list[list[_Window]]
+    by_video: list[_Strip]
     skipped: tuple[Skipped, ...]
 
 
@@ -94,9 +117,7 @@ class FolderClips(ClipSource):
         self.caption_rule = folder.scan.rule
         self.without_caption = tuple(video.name for video in folder.scan.videos if not video.caption)
         self._skipped = folder.skipped
-        every = [window for windows in folder.by_video for window in windows]
-        self._windows = _choose_split(folder.by_video, split, config.held_out_share) if split else every
-        self.num_videos = len({window.video.name for window in self._windows})
+        self._take(_choose_split(folder.by_video, split, config) if split else folder.by_video)
 
     @classmethod
     def open_splits(cls, config: FolderDataConfig) -> tuple[Self, Self]:
@@ -106,21 +127,61 @@ class FolderClips(ClipSource):
 
     def select(self, positions: Sequence[int]) -> Self:
         """The same source with the clips at ``positions`` alone."""
+        found = groupby(map(self._find, positions), key=lambda place: place[0])
+        taken = [replace(strip, positions=[strip.positions[number] for _, number in run]) for strip, run in found]
         chosen = copy.copy(self)
-        chosen._windows = [self._windows[position] for position in positions]
-        chosen.num_videos = len({window.video.name for window in chosen._windows})
+        chosen._take(taken)
         return chosen
 
+    def reshaped(self, size: tuple[int, int], num_frames: int) -> Self:
+        """The same parts of the same videos cut anew, in clips of another shape; no video is looked into again.
+
+        Videos that are too short for it are left out, which is logged.
+        """
+        cut = copy.copy(self)
+        cut.config = replace(self.config, size=size, num_frames=num_frames)
+        cut.size, cut.num_frames = size, num_frames
+        cut._take([_strip(strip.video, strip.span, cut.config) for strip in self._strips])
+        if cut.num_videos < self.num_videos:
+            short = self.num_videos - cut.num_videos
+            _LOG.warning("%d of %d videos are too short for %d frames", short, self.num_videos, num_frames)
+        return cut
+
+    def digest(self) -> str:
+        """SHA-256 (64 hex digits) of the clips' shape, and of the names and sizes in bytes of their videos."""
+        digest = hashlib.sha256(repr((self.size, self.num_frames, self.fps)).encode())
+        for strip in self._strips:
+            digest.update(repr((strip.video.name, strip.video.path.stat().st_size, strip.positions)).encode())
+        return digest.hexdigest()
+
+    def _take(self, strips: Sequence[_Strip]) -> None:
+        self._strips = [strip for strip in strips if strip.positions]
+        self._ends = list(accumulate(len(strip.positions) for strip in self._strips))
+        self.num_videos = len({strip.video.name for strip in self._strips})
+
+    def _find(self, index: int) -> tuple[_Strip, int]:
+        """The video of clip ``index``, and which of its windows that is."""
+        self._check_index(index)
+        place = bisect_right(self._ends, index)
+        strip = self._strips[place]
+        return strip, index - self._ends[place] + len(strip.positions)
+
+    def _window(self, index: int) -> _Window:
+        strip, number = self._find(index)
+        return strip.window(number)
+
     def __len__(self) -> int:
-        return len(self._windows)
+        return self._ends[-1] if self._ends else 0
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
         return self._skipped
 
+    def clip_name(self, index: int) -> str:
+        return self._window(index).name
+
     def load(self, index: int) -> Clip:
-        self._check_index(index)
-        window = self._windows[index]
+        window = self._window(index)
         video = read_video(
             window.video.path,
             start=window.position * self.num_frames / self.fps,
@@ -132,7 +193,9 @@ class FolderClips(ClipSource):
 
     def load_all(self, *, workers: int = 0) -> Iterator[Clip | Skipped]:
         """Every clip in order; neighbouring windows of a video are decoded in one pass."""
-        for results in in_order(self._load_run, list(_runs(self._windows)), workers=workers):
+        for results in in_order(
+            self._load_run, list(_runs(window for strip in self._strips for window in strip.windows())), workers=workers
+        ):
             for result in results:
                 if isinstance(result, Skipped):
                     _LOG.warning("skipped %s: %s", result.name, result.reason)
@@ -178,47 +241,55 @@ def _look_into(config: FolderDataConfig) -> _Folder:
     return _Folder(scan, by_video, skipped)
 
 
-def _cut(videos: Sequence[CaptionedVideo], config: FolderDataConfig) -> tuple[list[list[_Window]], tuple[Skipped, ...]]:
+def _cut(videos: Sequence[CaptionedVideo], config: FolderDataConfig) -> tuple[list[_Strip], tuple[Skipped, ...]]:
     """The windows of every usable video, and the videos that gave none."""
 
-    def windows_of(video: CaptionedVideo) -> list[_Window] | Skipped:
+    def strip_of(video: CaptionedVideo) -> _Strip | Skipped:
         try:
             info = probe_video(video.path)
         except VideoError as error:
             return Skipped(video.name, str(error))
-        total = count_frames(info, config.fps) // config.num_frames
-        if total == 0:
+        strip = _strip(video, (0, count_frames(info, config.fps)), config)
+        if not strip.positions:
             length = f"{info.duration_s:.3g} s is shorter than {config.num_frames} frames at {config.fps:g} fps"
             return Skipped(video.name, length)
-        positions = spread(total, config.clips_per_video or total)
-        names = [f"{video.name}#{position:04d}" if total > 1 else video.name for position in positions]
-        return [_Window(video, position, name) for position, name in zip(positions, names, strict=True)]
+        return strip
 
-    results = list(in_order(windows_of, videos, workers=os.cpu_count() or 1))
+    results = list(in_order(strip_of, videos, workers=os.cpu_count() or 1))
     usable = [result for result in results if not isinstance(result, Skipped)]
     return usable, tuple(result for result in results if isinstance(result, Skipped))
 
 
-def _choose_split(by_video: Sequence[list[_Window]], split: Split, share: float) -> list[_Window]:
-    if by_video[0][0].video.split is not None:
-        return [window for windows in by_video for window in windows if window.video.split == split]
+def _strip(video: CaptionedVideo, span: tuple[int, int], config: FolderDataConfig) -> _Strip:
+    """The windows of ``video`` that lie in ``span``, or those of them that the configuration takes."""
+    every = range(-(-span[0] // config.num_frames), span[1] // config.num_frames)
+    most = config.clips_per_video
+    positions = every if most is None else [every[number] for number in spread(len(every), most)]
+    return _Strip(video, span, positions, numbered=len(every) > 1)
+
+
+def _choose_split(by_video: Sequence[_Strip], split: Split, config: FolderDataConfig) -> list[_Strip]:
+    if by_video[0].video.split is not None:
+        return [strip for strip in by_video if strip.video.split == split]
+    share = config.held_out_share
     if len(by_video) == 1:
-        return _split_by_time(by_video[0], split, share)
-    ranked = sorted(by_video, key=lambda windows: _hash_share(windows[0].video.name))
-    held_out = sum(_hash_share(windows[0].video.name) < share for windows in ranked)
+        return [_split_by_time(by_video[0], split, share, config.num_frames)]
+    ranked = sorted(by_video, key=lambda strip: _hash_share(strip.video.name))
+    held_out = sum(_hash_share(strip.video.name) < share for strip in ranked)
     held_out = min(max(held_out, 1), len(ranked) - 1)
     chosen = ranked[:held_out] if split == "held_out" else ranked[held_out:]
-    return sorted((w for windows in chosen for w in windows), key=lambda w: (w.video.name, w.position))
+    return sorted(chosen, key=lambda strip: strip.video.name)
 
 
-def _split_by_time(windows: list[_Window], split: Split, share: float) -> list[_Window]:
-    if len(windows) == 1:
-        return windows if split == "train" else []
-    held_out = min(max(1, round(share * len(windows))), len(windows) - 1)
+def _split_by_time(strip: _Strip, split: Split, share: float, num_frames: int) -> _Strip:
+    positions, (begin, end) = strip.positions, strip.span
+    held_out = min(max(1, round(share * len(positions))), len(positions) - 1)
+    first = len(positions) - held_out  # of the windows that are held out
     if split == "held_out":
-        return windows[-held_out:]
-    gap = 1 if len(windows) - held_out > 1 else 0
-    return windows[: len(windows) - held_out - gap]
+        taken = positions[first:]
+        return replace(strip, positions=taken, span=(taken[0] * num_frames if taken else end, end))
+    taken = positions[: first - 1 if first > 1 else first]
+    return replace(strip, positions=taken, span=(begin, (taken[-1] + 1) * num_frames))
 
 
 def _hash_share(name: str) -> float:
@@ -226,7 +297,7 @@ def _hash_share(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
-def _runs(windows: Sequence[_Window]) -> Iterator[list[_Window]]:
+def _runs(windows: Iterable[_Window]) -> Iterator[list[_Window]]:
     """Cut ``windows`` into runs of neighbours in one video."""
     run: list[_Window] = []
     for window in windows:

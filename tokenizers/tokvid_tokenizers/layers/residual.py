@@ -32,9 +32,10 @@ def shift_from_past(features: Tensor, moved: Tensor, before: Tensor | None) -> T
     That of the first is ``before`` ``[B,1,c,h,w]``, zeros for None.
     """
     before = torch.zeros_like(moved[:, :1]) if before is None else before
+    # Joined with the channels last, as they lie in memory: torch would join [N,C,h,w] the other way and turn it twice.
+    before, moved, rest = before.movedim(2, -1), moved.movedim(2, -1), features.movedim(1, -1)
     past = torch.cat([before, moved[:, :-1]], dim=1).flatten(0, 1)
-    shifted = torch.cat([past, features[:, past.shape[1] :]], dim=1)
-    return shifted.contiguous(memory_format=torch.channels_last)
+    return torch.cat([past, rest[..., past.shape[-1] :]], dim=-1).movedim(-1, 1)
 
 
 class ResidualBlock(nn.Module):

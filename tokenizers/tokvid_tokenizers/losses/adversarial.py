@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tokvid.config_checks import at_least, finite, is_average
 from tokvid.optimizer import AdamWConfig, OptimizerConfig
+from tokvid_tokenizers.across_processes import mean_over_processes
 from tokvid_tokenizers.discriminator import DiscriminatorConfig
 
 AdversarialKind = Literal["hinge", "non_saturating"]
@@ -84,5 +85,5 @@ def adaptive_weight(others: Tensor, adversarial: Tensor, layer: Tensor) -> Tenso
     """The ratio of the lengths of two losses' gradients at the weights ``layer``, a constant in [0, 1e4]."""
     (wanted,) = torch.autograd.grad(others, layer, retain_graph=True)
     (given,) = torch.autograd.grad(adversarial, layer, retain_graph=True)
-    ratio: Tensor = wanted.norm() / (given.norm() + 1e-4)
+    ratio: Tensor = mean_over_processes(wanted).norm() / (mean_over_processes(given).norm() + 1e-4)
     return ratio.clamp(0, _LARGEST_WEIGHT).detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -9,27 +10,31 @@ from torch import Tensor
 
 from tokvid.config_checks import at_least, finite
 from tokvid.errors import ConfigError
-from tokvid.metrics.perceptual import efflite_distance, video_distance
+from tokvid.metrics.perceptual import LPIPS, efflite_distance, video_distance
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionLossConfig:
     """Weights of the squared and the absolute error, over frames in [-1, 1], and of the perceptual distance.
 
-    The distance is ``efflite_distance``, for which the extra ``metrics`` installs the network. It is taken of
-    ``perceptual_frames`` frames of each clip, drawn anew at every step; 0 takes all.
+    The distance is ``efflite_distance``, for which the extra ``metrics`` installs the network; with ``lpips``, the
+    files of the weights of VGG-16 and of LPIPS's linear layers, it is LPIPS. It is taken of ``perceptual_frames``
+    frames of each clip, drawn anew at every step; 0 takes all.
     """
 
     l2: float = 1.0
     l1: float = 0.0
     perceptual: float = 0.0
     perceptual_frames: int = 2
+    lpips: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         at_least(self, 0, "l1", "l2", "perceptual", "perceptual_frames")
         finite(self, "l1", "l2", "perceptual")
         if self.l1 + self.l2 + self.perceptual == 0:
             raise ConfigError("l1, l2 and perceptual must not all be zero: there would be nothing to learn from")
+        if self.lpips and not self.perceptual:
+            raise ConfigError("lpips names weights that nobody uses: give perceptual, the weight of the distance")
 
 
 def reconstruction_loss(config: ReconstructionLossConfig, reconstruction: Tensor, frames: Tensor) -> dict[str, Tensor]:
@@ -41,12 +46,14 @@ def reconstruction_loss(config: ReconstructionLossConfig, reconstruction: Tensor
     if config.l1:
         parts["l1"] = config.l1 * error.abs().mean()
     if config.perceptual:
+        distance = efflite_distance if config.lpips is None else _lpips(*config.lpips).to(frames.device).distance
         some = _some_frames(frames.shape[2], config.perceptual_frames)
-        parts["perceptual"] = (
-            config.perceptual
-            * video_distance(efflite_distance, reconstruction[:, :, some].float(), frames[:, :, some]).mean()
-        )
+        distances = video_distance(distance, reconstruction[:, :, some].float(), frames[:, :, some])
+        parts["perceptual"] = config.perceptual * distances.mean()
     return parts
+
+
+_lpips = functools.cache(LPIPS)
 
 
 def _some_frames(count: int, wanted: int) -> list[int]:

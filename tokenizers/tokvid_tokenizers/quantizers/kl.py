@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokvid.config_checks import at_least, finite
 from tokvid.errors import ModelError
+from tokvid_tokenizers.across_processes import noise_like
 from tokvid_tokenizers.quantizers.base import Quantizer, QuantizerOutput
 
 _LOG_VARIANCES = (-30.0, 20.0)
@@ -56,7 +57,7 @@ class GaussianBottleneck(Quantizer):
         mean, log_variance = encoded.chunk(2, dim=1)
         log_variance = log_variance.clamp(*_LOG_VARIANCES)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
-        latents = mean + (log_variance / 2).exp() * torch.randn_like(mean) if self.training else mean
+        latents = mean + (log_variance / 2).exp() * noise_like(mean) if self.training else mean
         batch, _, *grid = mean.shape
         return QuantizerOutput(
             quantized=latents,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tokvid.config_checks import at_least, finite, is_average, is_share
 from tokvid.errors import ConfigError
-from tokvid_tokenizers.quantizers.across_processes import from_first_process, sum_over_processes
+from tokvid_tokenizers.across_processes import of_all_processes, sum_over_processes
 from tokvid_tokenizers.quantizers.base import Quantizer, QuantizerOutput, straight_through, to_latents, to_vectors
 from tokvid_tokenizers.quantizers.nearest import nearest
 
@@ -126,7 +126,7 @@ class VectorQuantizer(Quantizer):
     @torch.no_grad()
     def _start(self, vectors: Tensor) -> None:
         """Make the k-means centres of ``vectors`` ``[N,d]`` the codebook."""
-        rows = from_first_process(sample(vectors, self.codebook_size))
+        rows = sample(of_all_processes(vectors), self.codebook_size)
         for _ in range(self.config.kmeans_iterations):
             counts, sums = self._gather(vectors, nearest(vectors, rows))
             filled = counts > 0
@@ -150,7 +150,7 @@ class VectorQuantizer(Quantizer):
         mean = self.use.mean()
         dead = self.use < self.config.restart_below * mean
         if dead.any():
-            fresh = from_first_process(sample(vectors, self.codebook_size))
+            fresh = sample(of_all_processes(vectors), self.codebook_size)
             self.codebook[dead] = fresh[dead]
             self.use[dead] = mean
             self.sums[dead] = fresh[dead] * mean

@@ -1,0 +1,204 @@
+"""One network's gradients, clipping and steps: in one process, in several by torch's DDP, or by DeepSpeed.
+
+The loop computes through ``forward`` what it takes gradients of, and through ``network`` everything else. A codec with
+an adversary has two engines. Nothing here knows what a loss is made of.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+from tokvid.errors import CheckpointError, ConfigError
+from tokvid.optimizer import load_optimizer, set_learning_rate
+from tokvid_tokenizers.across_processes import objects_of_all_processes, rank_and_count
+from tokvid_tokenizers.training_config import CodecTrainingConfig
+
+_OF_THE_RECIPE = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "bf16")
+"""What may stand in DeepSpeed's settings as "auto": the recipe says it, and the loop does it."""
+
+
+class Engine(ABC):
+    """``forward`` computes what ``network`` does, and lets gradients be averaged over processes."""
+
+    forward: nn.Module
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.network = network
+        self.optimizer = optimizer
+
+    @abstractmethod
+    def backward(self, loss: Tensor) -> None:
+        """The gradients of ``loss``, a mean over this process's part of a batch; once a step."""
+
+    @abstractmethod
+    def step(self, share: float) -> Tensor:
+        """One step at ``share`` of the learning rate with clipped gradients, which are gone then; their norm before."""
+
+    @abstractmethod
+    def states(self) -> list[dict[str, Any]]:
+        """What the optimizer holds, for a checkpoint, on the first process: one for all, or each process's part."""
+
+    @abstractmethod
+    def load(self, states: list[dict[str, Any]]) -> None:
+        """Take up what :meth:`states` gave; :class:`CheckpointError` where it is in other parts than this run's."""
+
+    @abstractmethod
+    def weights_changed(self) -> None:
+        """Must be called when something else than :meth:`step` has changed the weights."""
+
+
+class TorchEngine(Engine):
+    """torch alone, in as many processes as there are."""
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float | None) -> None:
+        super().__init__(network, optimizer)
+        self._clip = clip
+        _, processes = rank_and_count()
+        # Codebooks that follow the latents are buffers, and agree already.
+        self.forward = network if processes == 1 else DistributedDataParallel(network, broadcast_buffers=False)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, share: float) -> Tensor:
+        norm = clip_grad_norm_(self.network.parameters(), self._clip or math.inf)
+        set_learning_rate(self.optimizer, share)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def states(self) -> list[dict[str, Any]]:
+        return [self.optimizer.state_dict()]
+
+    def load(self, states: list[dict[str, Any]]) -> None:
+        _check_parts(states, 1)
+        load_optimizer(self.optimizer, states[0])
+
+    def weights_changed(self) -> None:
+        """The optimizer has no weights of its own."""
+
+
+class DeepSpeedEngine(Engine):
+    """DeepSpeed, ZeRO 0 to 2. From 1 on each process keeps its part of the optimizer, and of the weights it moves."""
+
+    def __init__(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float | None, settings: Mapping[str, Any]
+    ) -> None:
+        super().__init__(network, optimizer)
+        self._rank, self._processes = rank_and_count()
+        self._stage = zero_stage(settings)
+        self._clip = clip
+        config = {name: value for name, value in settings.items() if name not in _OF_THE_RECIPE}
+        # Of batches DeepSpeed only says how many clips a second they are. Below stage 1 it would clip, but not say how
+        # long the gradient was.
+        config |= {"train_micro_batch_size_per_gpu": 1, "gradient_clipping": (clip or 0.0) if self._stage else 0.0}
+        # It takes parameters apart as plain numbers in a row: channels-last weights are not that.
+        network.to(memory_format=torch.contiguous_format)
+        self._engine, *_ = _deepspeed().initialize(model=network, optimizer=optimizer, config=config)
+        # Not the engine's forward, which switches the autocast of the loop off.
+        self.forward = network
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss)
+
+    def step(self, share: float) -> Tensor:
+        norm = None if self._stage else clip_grad_norm_(self.network.parameters(), self._clip or math.inf)
+        set_learning_rate(self.optimizer, share)
+        self._engine.step()
+        return torch.as_tensor(self._engine.get_global_grad_norm() or 0.0) if norm is None else norm
+
+    def states(self) -> list[dict[str, Any]]:
+        state = self.optimizer.state_dict()
+        return objects_of_all_processes(state) if self._stage else [state]
+
+    def load(self, states: list[dict[str, Any]]) -> None:
+        _check_parts(states, self._processes if self._stage else 1)
+        load_optimizer(self.optimizer, states[self._rank if self._stage else 0])
+
+    def weights_changed(self) -> None:
+        if self._stage:
+            self._engine.optimizer.refresh_fp32_params()
+
+
+def build_engine(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    clip: float | None = None,
+    deepspeed: Mapping[str, Any] | None = None,
+) -> Engine:
+    """The engine of one network; its gradients are shortened to the length ``clip``, with None not.
+
+    ``deepspeed`` are the settings of its JSON, that :func:`check_settings` has seen.
+    """
+    if deepspeed is None:
+        return TorchEngine(network, optimizer, clip=clip)
+    return DeepSpeedEngine(network, optimizer, clip=clip, settings=deepspeed)
+
+
+def zero_stage(settings: Mapping[str, Any]) -> int:
+    """The ZeRO stage of DeepSpeed's ``settings``."""
+    return int(settings.get("zero_optimization", {}).get("stage", 0))
+
+
+def check_settings(settings: Mapping[str, Any], training: CodecTrainingConfig) -> None:
+    """Raise :class:`ConfigError` where DeepSpeed's ``settings`` would train otherwise than the recipe says."""
+    _, processes = rank_and_count()
+    recipe = {
+        "gradient_clipping": training.gradient_clip,
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": training.batch_size,
+        "train_micro_batch_size_per_gpu": training.batch_size // processes,
+    }
+    for name, value in recipe.items():
+        if settings.get(name, "auto") not in ("auto", value):
+            raise ConfigError(f'training.deepspeed: {name} is {settings[name]}, the recipe says {value}; write "auto"')
+    for name in ("optimizer", "scheduler", "fp16", "torch_autocast"):
+        if name in settings:
+            raise ConfigError(f"training.deepspeed: leave {name!r} out: the recipe has an optimizer and a precision")
+    if settings.get("bf16", {}).get("enabled", "auto") not in ("auto", False):
+        raise ConfigError(
+            "training.deepspeed: bf16 would also round the weights; leave it out and set training.precision to bf16"
+        )
+    adversary = training.adversarial
+    kinds = [training.optimizer.kind, *([adversary.optimizer.kind] if adversary else [])]
+    if zero_stage(settings) and "muon" in kinds:
+        raise ConfigError(
+            "ZeRO 1 and 2 cut parameters into pieces and Muon needs whole matrices: use adamw for the codec and its"
+            " adversary, or ZeRO stage 0"
+        )
+
+
+def _check_parts(states: list[dict[str, Any]], parts: int) -> None:
+    if len(states) != parts:
+        raise CheckpointError(
+            f"the checkpoint holds the optimizer in {len(states)} parts, this run has {parts}: ZeRO 1 and 2 resume with"
+            " as many processes as wrote it"
+        )
+
+
+@functools.cache
+def _deepspeed() -> Any:
+    """DeepSpeed, which builds nothing just in time, and says what it has to say on stderr."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    # Faster sums on one machine without a GPU; at the first start it would be compiled for two minutes.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    for handler in logging.getLogger("DeepSpeed").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
+    return deepspeed
