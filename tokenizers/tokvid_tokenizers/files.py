@@ -143,8 +143,14 @@ def _decoded(opened: StreamDecoder, codec: VideoCodec, file: CodesFile) -> Itera
     with opened as stream:
         for start in [0, *range(1, file.latent_frames, block)]:
             codes = file.read(start, min(start + block if start else 1, file.latent_frames))
-            yield from to_pictures(stream.push(torch.from_numpy(codes)[None].to(device)))[0]
-        yield from to_pictures(stream.finish())[0]
+            yield from _one_by_one(stream.push(torch.from_numpy(codes)[None].to(device)))
+        yield from _one_by_one(stream.finish())
+
+
+def _one_by_one(frames: Tensor) -> Iterator[Pictures]:
+    """The pictures of frames ``[1,3,T,H,W]``, so that there is never a second copy of them all."""
+    for time in range(frames.shape[2]):
+        yield to_pictures(frames[:, :, time : time + 1])[0, 0]
 
 
 def _pictures_after(
