@@ -2,7 +2,8 @@
 
 Needs the extra ``bench`` and what ``python tests/benchmarks/natural_clips.py data/natural`` makes. Each contender gets
 ``RACE_MINUTES`` (15) of two cores, the whole takes some six times as long. Everybody has the optimizer that a short
-training of its own was best with; of AdamW at 3e-4 to 3e-3 and Muon at 0.02 that was Muon for each.
+training of its own was best with; of AdamW at 3e-4 to 3e-3 and Muon at 0.02 that was Muon for each but VidTok, where
+the two were level.
 """
 
 from __future__ import annotations
