@@ -60,9 +60,9 @@ def train(codec: nn.Module, clips: Any, arguments: argparse.Namespace) -> dict[s
     else:
         config = AdamWConfig(learning_rate=arguments.learning_rate)
     optimizer = build_optimizer(config, codec, adam_names=("stem", "head", "quantizer"))
+    start, began, step, done = time.process_time(), time.perf_counter(), 0, 0.0
     if hasattr(codec, "calibrate"):
         codec.calibrate(batch(clips, 0))
-    start, began, step, done = time.process_time(), time.perf_counter(), 0, 0.0
     while done < 1:
         set_learning_rate(optimizer, min(done / WARMUP + 0.01, 1.0) if done < WARMUP else (1 - done) / (1 - WARMUP))
         frames = batch(clips, step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +38,9 @@ NEW_KINDS: dict[str, FactorisedCodecConfig | TransformerCodecConfig] = {
     "transformer": TRANSFORMER,
 }
 ALL_KINDS: dict[str, AnyCodecConfig] = {"shift": SMALLEST, **NEW_KINDS}
+LINEAR: dict[str, AnyCodecConfig] = {
+    f"{kind} with linear path": replace(config, linear_path=True) for kind, config in ALL_KINDS.items()
+}
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -46,13 +51,18 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def enliven(codec: VideoCodec, seed: int = 0) -> VideoCodec:
     """Give the residual branches weights: they start at zero, where no test sees what they look at."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in codec.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.any():
-                fan_in = module.weight[0].numel()
-                module.weight.normal_(std=fan_in**-0.5, generator=generator)
+    _fill_zeros(codec, generator)
     codec.calibrate(noise(2, 3, 5, 32, 32, seed=seed))
+    _fill_zeros(codec, generator)  # the heads beside a linear path
     return codec.eval()
+
+
+@torch.no_grad()
+def _fill_zeros(codec: VideoCodec, generator: torch.Generator) -> None:
+    for module in codec.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.any():
+            fan_in = module.weight[0].numel()
+            module.weight.normal_(std=fan_in**-0.5, generator=generator)
 
 
 def lively_preset(name: str) -> VideoCodec:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tokenizers.lively import FACTORISED, NEW_KINDS, TRANSFORMER, noise, smallest_codec
+from tests.tokenizers.lively import FACTORISED, LINEAR, NEW_KINDS, TRANSFORMER, noise, smallest_codec
 from tokvid.errors import CheckpointError
 from tokvid_tokenizers import FactorisedCodecConfig, VideoCodec
 from tokvid_tokenizers.codec_config import AnyCodecConfig
@@ -37,6 +37,7 @@ CONFIGS: dict[str, AnyCodecConfig] = {
     "transformer with odd squares": dataclasses.replace(TRANSFORMER, spatial_window=3, stream_block=1),
     "transformer image": dataclasses.replace(TRANSFORMER, temporal_stride=1, temporal_window=6),
     "transformer without a past": dataclasses.replace(TRANSFORMER, temporal_window=1),
+    **LINEAR,
 }
 
 

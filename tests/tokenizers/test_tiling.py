@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.tokenizers.lively import ALL_KINDS, FACTORISED, SMALLEST, TRANSFORMER, noise, settled, smallest_codec
+from tests.tokenizers.lively import ALL_KINDS, FACTORISED, LINEAR, SMALLEST, TRANSFORMER, noise, settled, smallest_codec
 from tests.tokenizers.test_files import StoppedError, moving
 from tests.tokenizers.test_streaming import CUTS, cut
 from tokvid.codes_file import CodesFile
@@ -32,6 +32,7 @@ TINY: dict[str, AnyCodecConfig] = {
     "two resolutions": dataclasses.replace(SMALLEST, channels=(8, 8), encoder_blocks=(1, 1), decoder_blocks=(2, 0)),
     "key frames": dataclasses.replace(SMALLEST, key_frames=True, stream_block=1),
     "local encoder": dataclasses.replace(SMALLEST, local_encoder=True),
+    **LINEAR,
     "factorised at three resolutions": dataclasses.replace(
         FACTORISED,
         patch=1,

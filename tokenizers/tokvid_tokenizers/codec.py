@@ -24,8 +24,10 @@ from tokvid.saved_json import read_mapping
 from tokvid_tokenizers.across_processes import of_all_processes
 from tokvid_tokenizers.codec_config import AnyCodecConfig, codec_config
 from tokvid_tokenizers.layers.past import Past
+from tokvid_tokenizers.layers.resample import cut_blocks
 from tokvid_tokenizers.networks import build_decoder, build_encoder
 from tokvid_tokenizers.quantizers import QuantizerOutput, build_quantizer
+from tokvid_tokenizers.quantizers.base import to_vectors
 from tokvid_tokenizers.streaming import StreamDecoder, StreamEncoder, blocks_of
 from tokvid_tokenizers.tiling import Step, Tiling, decoder_tiling, encoder_tiling
 
@@ -181,22 +183,41 @@ class VideoCodec(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, frames: Tensor) -> None:
-        """Scale the encoder's last layer so that the latents of ``frames`` have mean 0 and deviation 1 a channel.
+        """Bring the latents of ``frames`` to mean 0 and deviation 1 a channel; start a linear path on these frames.
 
         Data-dependent initialisation (Salimans and Kingma 2016), for a codec that is about to be trained: without it
         the first latents differ so little between positions that a scalar quantizer uses one or two of its levels. Of
         several processes each gives its part of the clips.
         """
         self._check(frames)
+        if self.config.linear_path:
+            self._start_linear_path(frames)
+            return
         latents = of_all_processes(self.encoder(frames))
-        if latents[:, 0].numel() < 2:
-            raise ShapeError(f"frames {list(frames.shape)} make one latent; calibrate needs two positions or more")
+        _check_positions(latents[:, 0].numel(), frames)
         mean = latents.mean(dim=(0, 2, 3, 4))
         scale = latents.std(dim=(0, 2, 3, 4)).clamp_min(1e-4).reciprocal()
         head = self.encoder.head
         head.weight.mul_(scale[:, None, None, None])
         assert head.bias is not None
         head.bias.sub_(mean).mul_(scale)
+
+    def _start_linear_path(self, frames: Tensor) -> None:
+        """Make the codec the linear one of principal components, to which its networks add nothing yet."""
+        encoder, decoder = self.encoder.linear, self.decoder.linear
+        assert encoder is not None and decoder is not None
+        blocks = of_all_processes(cut_blocks(frames, self.temporal_stride, self.spatial_stride)).flatten(0, 2)
+        _check_positions(len(blocks), frames)
+        for head in (self.encoder.head, self.decoder.head.project):
+            for parameter in head.parameters():
+                parameter.zero_()
+        # On the CPU, where the same numbers give the same components; an encoder of key frames sees the end of a block.
+        blocks = blocks.cpu().double()
+        seen = blocks[:, -encoder.stem.project.in_features :]
+        encoder.start(seen, min(self.quantizer.dim, seen.shape[1]))
+        latents = self.encoder(frames)
+        quantized = self.quantizer(latents).quantized if self.num_codebooks else self.quantizer.latents_of(latents)
+        decoder.start(to_vectors(of_all_processes(quantized)).cpu().double(), blocks)
 
     def _encoded(self, step: Step, frames: Tensor, tiling: Tiling) -> Tensor:
         self._check(frames)
@@ -267,6 +288,11 @@ def _through(step: Step, clip: Tensor, block: int, tiling: Tiling) -> Tensor:
         return torch.cat([step(piece, past) for piece in blocks_of(part, block)], dim=2)
 
     return tiling.run(whole, clip, (Past() for _ in tiling.tiles(clip)))
+
+
+def _check_positions(count: int, frames: Tensor) -> None:
+    if count < 2:
+        raise ShapeError(f"frames {list(frames.shape)} make one latent; calibrate needs two positions or more")
 
 
 def read_config(folder: Path) -> AnyCodecConfig:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tokvid_tokenizers.codec_config import CodecConfig
 from tokvid_tokenizers.layers.clip_shape import fold_time
+from tokvid_tokenizers.layers.linear_path import LinearDecoder
 from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.layers.resample import Unpatchify, Upsample
 from tokvid_tokenizers.layers.residual import ChannelNorm, ResidualStack
@@ -25,6 +26,9 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList(Upsample(coarse, fine) for coarse, fine in itertools.pairwise(channels))
         self.norm = ChannelNorm(channels[-1])
         self.head = Unpatchify(config.temporal_stride, config.patch, channels[-1])
+        self.linear = (
+            LinearDecoder(config.temporal_stride, config.spatial_stride, latent_dim) if config.linear_path else None
+        )
 
     def forward(self, latents: Tensor, past: Past | None = None) -> Tensor:
         """Decode latents ``[B,D,t,h,w]``, with a ``past`` the next block of a clip; the values are not clipped."""
@@ -38,4 +42,4 @@ class Decoder(nn.Module):
         if past is not None:
             past.begun = True
         frames: Tensor = self.head(self.norm(features), t, begins=begins)
-        return frames
+        return frames if self.linear is None else frames + self.linear(latents, begins=begins)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from tokvid_tokenizers.codec_config import CodecConfig
 from tokvid_tokenizers.layers.clip_shape import unfold_time
+from tokvid_tokenizers.layers.linear_path import LinearEncoder
 from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.layers.resample import Downsample, Patchify
 from tokvid_tokenizers.layers.residual import ChannelNorm, ResidualStack
@@ -18,7 +19,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.temporal_stride = config.temporal_stride
         self.key_frames = config.key_frames
-        self.stem = Patchify(1 if config.key_frames else config.temporal_stride, config.patch, config.channels[0])
+        stride = 1 if config.key_frames else config.temporal_stride
+        self.stem = Patchify(stride, config.patch, config.channels[0])
         self.blocks = nn.ModuleList(
             ResidualStack(channels, count, local=config.local_encoder)
             for channels, count in zip(config.channels, config.encoder_blocks, strict=True)
@@ -28,6 +30,7 @@ class Encoder(nn.Module):
         )
         self.norm = ChannelNorm(config.channels[-1])
         self.head = nn.Conv2d(config.channels[-1], latent_dim, kernel_size=1)
+        self.linear = LinearEncoder(stride, config.spatial_stride, latent_dim) if config.linear_path else None
 
     def forward(self, frames: Tensor, past: Past | None = None) -> Tensor:
         """Encode frames ``[B,3,T,H,W]`` whose H and W are multiples of the spatial stride.
@@ -44,10 +47,10 @@ class Encoder(nn.Module):
             if level:
                 features = self.down[level - 1](features)
             features = blocks(features, t, past)
-        latents: Tensor = self.head(self.norm(features))
+        latents = unfold_time(self.head(self.norm(features)), t)
         if past is not None:
             past.begun = True
-        return unfold_time(latents, t)
+        return latents if self.linear is None else latents + self.linear(frames, begins=begins)
 
 
 def last_of_groups(frames: Tensor, stride: int, *, begins: bool) -> Tensor:

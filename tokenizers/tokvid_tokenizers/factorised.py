@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tokvid_tokenizers.codec_config import FactorisedCodecConfig
 from tokvid_tokenizers.layers.clip_shape import fold_time, unfold_time
+from tokvid_tokenizers.layers.linear_path import LinearDecoder, LinearEncoder
 from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.layers.resample import Downsample, Patchify, Unpatchify, Upsample
 from tokvid_tokenizers.layers.residual import ChannelNorm
@@ -35,6 +36,9 @@ class FactorisedEncoder(nn.Module):
         )
         self.norm = ChannelNorm(config.channels[-1])
         self.head = nn.Conv2d(config.channels[-1], latent_dim, kernel_size=1)
+        self.linear = (
+            LinearEncoder(config.temporal_stride, config.spatial_stride, latent_dim) if config.linear_path else None
+        )
 
     def forward(self, frames: Tensor, past: Past | None = None) -> Tensor:
         """Encode frames ``[B,3,T,H,W]`` whose H and W are multiples of the spatial stride.
@@ -48,10 +52,10 @@ class FactorisedEncoder(nn.Module):
         features = self.stem(filled, begins=begins)
         for level in self.levels:
             features = level(features, len(filled), begins, past)
-        latents: Tensor = self.head(self.norm(features))
+        latents = unfold_time(self.head(self.norm(features)), len(features) // len(filled))
         if past is not None:
             past.begun = True
-        return unfold_time(latents, len(latents) // len(filled))
+        return latents if self.linear is None else latents + self.linear(frames, begins=begins)
 
 
 class FactorisedDecoder(nn.Module):
@@ -65,6 +69,9 @@ class FactorisedDecoder(nn.Module):
         self.levels = nn.ModuleList(_DecoderLevel(*level) for level in reversed(list(levels)))
         self.norm = ChannelNorm(config.channels[0])
         self.head = Unpatchify(1, config.patch, config.channels[0])
+        self.linear = (
+            LinearDecoder(config.temporal_stride, config.spatial_stride, latent_dim) if config.linear_path else None
+        )
 
     def forward(self, latents: Tensor, past: Past | None = None) -> Tensor:
         """Decode latents ``[B,D,t,h,w]``, with a ``past`` the next block of a clip; the values are not clipped."""
@@ -75,7 +82,7 @@ class FactorisedDecoder(nn.Module):
         if past is not None:
             past.begun = True
         frames: Tensor = self.head(self.norm(features), len(features) // len(latents), begins=begins)
-        return frames
+        return frames if self.linear is None else frames + self.linear(latents, begins=begins)
 
 
 class SpatialBlock(nn.Module):

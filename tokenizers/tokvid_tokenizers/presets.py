@@ -15,6 +15,7 @@ _64000_CODES = FSQConfig(levels=(8, 8, 8, 5, 5, 5))
 
 PRESETS: dict[str, AnyCodecConfig] = {
     "base": CodecConfig(
+        linear_path=True,
         channels=(128, 256),
         encoder_blocks=(3, 4),
         decoder_blocks=(5, 5),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tokvid_tokenizers.codec_config import TransformerCodecConfig
 from tokvid_tokenizers.layers.attention import TransformerBlock
 from tokvid_tokenizers.layers.clip_shape import fold_time, unfold_time
+from tokvid_tokenizers.layers.linear_path import LinearDecoder, LinearEncoder
 from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.layers.resample import Patchify, Unpatchify
 from tokvid_tokenizers.layers.residual import ChannelNorm
@@ -26,19 +27,23 @@ class TransformerEncoder(nn.Module):
         self.blocks = _blocks(config, config.encoder_blocks)
         self.norm = ChannelNorm(config.channels)
         self.head = nn.Conv2d(config.channels, latent_dim, kernel_size=1)
+        self.linear = (
+            LinearEncoder(config.temporal_stride, config.spatial_stride, latent_dim) if config.linear_path else None
+        )
 
     def forward(self, frames: Tensor, past: Past | None = None) -> Tensor:
         """Encode frames ``[B,3,T,H,W]`` whose H and W are multiples of the spatial stride.
 
         With a ``past`` they are the next block of a clip: its first frame alone, then whole groups, then the rest.
         """
-        features = self.stem(frames, begins=past is None or not past.begun)
+        begins = past is None or not past.begun
+        features = self.stem(frames, begins=begins)
         t = len(features) // len(frames)
         features = self.blocks(features.permute(0, 2, 3, 1), t, past).permute(0, 3, 1, 2)
-        latents: Tensor = self.head(self.norm(features))
+        latents = unfold_time(self.head(self.norm(features)), t)
         if past is not None:
             past.begun = True
-        return unfold_time(latents, t)
+        return latents if self.linear is None else latents + self.linear(frames, begins=begins)
 
 
 class TransformerDecoder(nn.Module):
@@ -50,6 +55,9 @@ class TransformerDecoder(nn.Module):
         self.blocks = _blocks(config, config.decoder_blocks)
         self.norm = ChannelNorm(config.channels)
         self.head = Unpatchify(config.temporal_stride, config.patch, config.channels)
+        self.linear = (
+            LinearDecoder(config.temporal_stride, config.spatial_stride, latent_dim) if config.linear_path else None
+        )
 
     def forward(self, latents: Tensor, past: Past | None = None) -> Tensor:
         """Decode latents ``[B,D,t,h,w]``, with a ``past`` the next block of a clip; the values are not clipped."""
@@ -60,7 +68,7 @@ class TransformerDecoder(nn.Module):
         if past is not None:
             past.begun = True
         frames: Tensor = self.head(self.norm(features), t, begins=begins)
-        return frames
+        return frames if self.linear is None else frames + self.linear(latents, begins=begins)
 
 
 def _blocks(config: TransformerCodecConfig, count: int) -> BlockStack:

@@ -23,20 +23,18 @@ class Patchify(nn.Module):
 
     def forward(self, frames: Tensor, *, begins: bool = True) -> Tensor:
         """Frames ``[B,3,T,H,W]`` -> ``[B*t,C,H/patch,W/patch]``; ``begins``: the first is the first of its clip."""
-        before = self.stride - 1 if begins else 0
-        first = frames[:, :, :1].expand(-1, -1, before, -1, -1)
-        missing = -(frames.shape[2] + before) % self.stride
-        last = frames[:, :, -1:].expand(-1, -1, missing, -1, -1)
-        filled = torch.cat([first, frames, last], dim=2)
-        patches = rearrange(
-            filled,
-            "b c (t s) (h p) (w q) -> (b t) h w (s p q c)",
-            s=self.stride,
-            p=self.patch,
-            q=self.patch,
-        )
-        features: Tensor = self.project(patches)
+        features: Tensor = self.project(cut_blocks(frames, self.stride, self.patch, begins=begins))
         return features.permute(0, 3, 1, 2)
+
+
+def cut_blocks(frames: Tensor, stride: int, patch: int, *, begins: bool = True) -> Tensor:
+    """The blocks that :class:`Patchify` projects, ``[B*t,H/patch,W/patch,stride*patch*patch*3]``."""
+    before = stride - 1 if begins else 0
+    first = frames[:, :, :1].expand(-1, -1, before, -1, -1)
+    missing = -(frames.shape[2] + before) % stride
+    last = frames[:, :, -1:].expand(-1, -1, missing, -1, -1)
+    filled = torch.cat([first, frames, last], dim=2)
+    return rearrange(filled, "b c (t s) (h p) (w q) -> (b t) h w (s p q c)", s=stride, p=patch, q=patch)
 
 
 class Unpatchify(nn.Module):
