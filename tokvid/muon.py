@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tokvid.errors import ConfigError, did_you_mean
+from tokvid.runtime import has_bf16
 
 Rule = Literal["muon", "adam"]
 
@@ -28,13 +29,13 @@ _ITERATIONS = 5
 _BATCH_NUMBERS = 1 << 22
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices of ``[N,rows,columns]``, roughly.
+def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """The nearest semi-orthogonal matrices of ``[N,rows,columns]``, roughly, computed in ``dtype``.
 
-    Singular values land between about 0.7 and 1.2 (bf16 arithmetic). Each matrix is treated as if it were alone.
+    Singular values land between about 0.7 and 1.2. Each matrix is treated as if it were alone.
     """
     tall = matrices.shape[1] > matrices.shape[2]
-    result = (matrices.mT if tall else matrices).bfloat16()
+    result = (matrices.mT if tall else matrices).to(dtype)
     result = result / (torch.linalg.matrix_norm(result, keepdim=True) + 1e-7)
     for _ in range(_ITERATIONS):
         gram = result @ result.mT
@@ -104,7 +105,9 @@ class Muon(torch.optim.Optimizer):
             directions.append(parameter.grad.lerp(momentum, group["momentum"]).flatten(1))  # type: ignore[union-attr]
         # sqrt(max(1, rows/columns)) keeps the size of an update's effect equal for tall and wide matrices.
         scale = max(1.0, directions[0].shape[0] / directions[0].shape[1]) ** 0.5
-        for parameter, update in zip(parameters, orthogonalise(torch.stack(directions)), strict=True):
+        # bf16 is enough, but a processor without its instructions takes some forty times as long as in fp32.
+        dtype = torch.bfloat16 if has_bf16(directions[0].device) else torch.float32
+        for parameter, update in zip(parameters, orthogonalise(torch.stack(directions), dtype), strict=True):
             parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * scale)
 
     def _adam(self, parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
