@@ -85,6 +85,7 @@ class TrainingLog:
         self._counts: dict[str, int] = {}
         self._last_means: dict[str, float] = {}
         self._shown: dict[str, float] = {}
+        self._unshown: set[str] = set()
         self._amount = 0.0
         self._waited = 0.0
 
@@ -130,15 +131,17 @@ class TrainingLog:
         losses: Mapping[str, Number],
         values: Mapping[str, Number] | None = None,
         amount: float = 0.0,
+        details: Mapping[str, Number] | None = None,
     ) -> None:
         """Record finished step ``step`` (from 1): parts of the loss, other values (PSNR, usage), units of work done.
 
-        A value that is missing at some steps is averaged over those that have it.
+        A value that is missing at some steps is averaged over those that have it. ``details`` go into the files alone.
         """
         if self.silent:
             return
         self._step = step
-        for name, value in {**losses, **(values or {})}.items():
+        self._unshown |= (details or {}).keys()
+        for name, value in {**losses, **(values or {}), **(details or {})}.items():
             detached = value.detach() if hasattr(value, "detach") else float(value)
             self._sums[name] = self._sums[name] + detached if name in self._sums else detached
             self._counts[name] = self._counts.get(name, 0) + 1
@@ -193,7 +196,7 @@ class TrainingLog:
         if self._board is not None:
             self._board.scalars({name: value for name, value in line.items() if name != "step"}, self._step)
         # What is measured now and then, as the use of the codebook, stays in sight until it is measured again.
-        self._shown |= means
+        self._shown |= {name: mean for name, mean in means.items() if name not in self._unshown}
         self._show(self._shown, speed, wait, now)
         self._last_means = means
         self._sums.clear()

@@ -5,6 +5,7 @@ Codes are some hundred times smaller than frames, so that the codes of a whole d
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ class CodedClips:
     height: int
     width: int
     codebook_size: int
+    fps: float | None = None
     names: tuple[str, ...] = ()
     """Of the clips, where they are known."""
     skipped: tuple[tuple[str, str], ...] = ()
@@ -55,6 +57,30 @@ class CodedClips:
         """The grid of every clip."""
         t, h, w = self.codes.shape[2:]
         return Grid(t=t, h=h, w=w)
+
+    def grid_of(self, number: int) -> Grid:
+        """The grid of a clip: that of all."""
+        return self.grid
+
+    def codes_of(self, number: int) -> Tensor:
+        """The codes of a clip, int64 ``[K,t,h,w]``."""
+        return self.codes[number].long()
+
+    def fps_of(self, number: int) -> float | None:
+        """Frames a second, where they are known."""
+        return self.fps
+
+    def actions_of(self, number: int) -> Tensor | None:
+        """None: clips that are encoded here bring no actions."""
+        return None
+
+    def num_frames_of(self, number: int) -> int:
+        """T."""
+        return self.num_frames
+
+    def digest(self) -> str:
+        """64 hexadecimal digits that differ where the codes do."""
+        return hashlib.sha256(self.codes.numpy().tobytes()).hexdigest()
 
 
 def codes_dtype(codebook_size: int) -> torch.dtype:
@@ -136,6 +162,7 @@ def code_clips(
         height=shape[2],
         width=shape[3],
         codebook_size=codec.codebook_size,
+        fps=clips.fps,
         names=tuple(names),
         skipped=tuple(skipped),
     )

@@ -6,8 +6,9 @@ Nothing here trains, and nothing here knows a recipe or an oracle.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,60 +17,84 @@ from torch import Tensor
 
 from tokvid.errors import ShapeError
 from tokvid.frames import to_pictures
-from tokvid_lm.collate import Documents
-from tokvid_lm.objectives.next_token import NextTokenObjective
-from tokvid_lm.samplers.next_token import Sampling
+from tokvid_lm.batch_plan import Batch
+from tokvid_lm.collate import Collator
+from tokvid_lm.documents import CodeSource, Documents
+from tokvid_lm.mixture import MixtureConfig
+from tokvid_lm.objectives.video_objective import VideoObjective
 from tokvid_lm.segments import TextSegment, VideoSegment
 from tokvid_lm.video_lm import VideoLM
+from tokvid_lm.vocabulary import MODES
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeLosses:
-    """Nats per code: of the model on held-out clips, and of guessing from how common each code is in training."""
+    """Nats a label of the model on held-out clips, and of guessing codes from how common each is in training.
 
-    validation: float
+    ``validation`` is by what is drawn: codes by mode (``next_token``, ``maskgit``, ``frame``), and ``text``.
+    """
+
+    validation: Mapping[str, float]
     unigram_entropy: float
 
     @property
     def share_below_unigram(self) -> float:
-        """How far the model is below guessing, in (-inf, 1]: 0 is no better, 1 knows every code."""
-        return 1.0 - self.validation / self.unigram_entropy if self.unigram_entropy else 0.0
+        """How far codes by the first mode are below guessing, in (-inf, 1]: 0 is no better, 1 knows every code."""
+        codes = next((nats for name, nats in self.validation.items() if name in MODES), self.unigram_entropy)
+        return 1.0 - codes / self.unigram_entropy if self.unigram_entropy else 0.0
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Any]:
         """For ``metrics.json``."""
         return {
-            "validation_nats_per_code": self.validation,
+            "validation_nats": dict(self.validation),
             "unigram_nats_per_code": self.unigram_entropy,
             "share_below_unigram": self.share_below_unigram,
         }
 
 
 @torch.no_grad()
-def validation_loss(
+def validation_losses(
     lm: VideoLM,
-    documents: Documents,
+    clips: CodeSource,
+    mixture: Sequence[MixtureConfig],
     *,
-    objective: NextTokenObjective | None = None,
+    objective: VideoObjective | None = None,
     batch_size: int = 64,
     autocast: torch.dtype | None = None,
-) -> float:
-    """Mean nats per code over all documents, captions given, in evaluation mode.
+) -> dict[str, float]:
+    """Mean nats a label over all clips, captions given, in evaluation mode: of codes by mode, and of captions.
 
-    ``objective`` is the one of a model in training, whose forward answers with a loss.
+    Every mode of the ``mixture`` is measured on its own, from text alone; of the masked ones with masked shares drawn
+    from their schedule, the same each time. ``objective`` is the one of a model in training, whose forward answers
+    with a loss.
     """
-    if objective is None:
-        objective = NextTokenObjective(lm.model, code_offset=lm.vocabulary.code_offset)
+    objective = objective or VideoObjective(lm.model, lm.vocabulary)
+    found: dict[str, float] = {}
+    for entry in mixture:
+        name = entry.objective if entry.draws_video else "text"
+        if name not in found:
+            alone = MixtureConfig(objective=entry.objective, schedule=entry.schedule)
+            documents = Documents(lm.processor, clips, mixture=(alone,), shuffle=False)
+            found[name] = _mean_nats(lm, documents, objective, batch_size, autocast)
+    return found
+
+
+def _mean_nats(
+    lm: VideoLM, documents: Documents, objective: VideoObjective, batch_size: int, autocast: torch.dtype | None
+) -> float:
     device = lm.model.device
+    collator = Collator(documents, pad_id=lm.pad_id, positions=lm.positions)
     was_training = lm.model.training
     lm.model.eval()
-    nats, count = 0.0, 0
+    nats, count = 0.0, 0.0
     try:
         for start in range(0, len(documents), batch_size):
-            batch = documents.batch(range(start, min(start + batch_size, len(documents))))
+            numbers = range(start, min(start + batch_size, len(documents)))
+            batch = collator([Batch(rows=tuple((number,) for number in numbers))])
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 parts = objective(**{name: tensor.to(device) for name, tensor in batch.items()})
-            nats += float(parts["code_nats"])
-            count += int(parts["code_count"])
+            nats += float(parts["nats"].sum())
+            count += float(parts["count"].sum())
     finally:
         lm.model.train(was_training)
     return nats / count
@@ -99,28 +124,25 @@ class DrawnClips:
 def draw_clips(
     lm: VideoLM,
     captions: Sequence[str],
-    sampling: Sampling,
     *,
     num_frames: int,
     height: int,
     width: int,
+    mode: str | None = None,
+    seed: int = 0,
     batch_size: int = 64,
     autocast: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DrawnClips:
-    """Draw one clip from each caption; sample n has the noise of (seed, n), whatever the batch size."""
+    """Draw one clip from each caption as the model's settings say; sample n has the noise of (seed, n)."""
     start = time.perf_counter()
     segments = lm.generate(
         [[TextSegment(caption)] for caption in captions],
+        mode=mode,
         num_frames=num_frames,
         height=height,
         width=width,
-        guidance_scale=sampling.guidance_scale,
-        temperature=sampling.temperature,
-        # Said, not left out, where it is off: the model may have settings of its own.
-        top_k=sampling.top_k or 0,
-        top_p=sampling.top_p or 1.0,
-        seed=sampling.seed,
+        seed=seed,
         batch_size=batch_size,
         autocast=autocast,
         progress=progress,

@@ -17,7 +17,7 @@ from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from tokvid.errors import ModelError
 from tokvid_lm.loading import load_causal_lm, load_tokenizer
-from tokvid_lm.vocabulary import SPECIAL_TOKENS, VideoVocabulary
+from tokvid_lm.vocabulary import VideoVocabulary, special_tokens
 from tokvid_tokenizers import VideoCodec
 
 CHUNK = 1 << 16
@@ -38,12 +38,15 @@ def extend(
     codec: VideoCodec,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    factors: tuple[int, ...] = (),
+    num_actions: int = 0,
     seed: int = 0,
 ) -> Extended:
     """Extend a model (changed in place, its parameters keep their dtype and device) or a name or folder.
 
-    ``tokenizer`` (copied, not changed) is needed with a model and may be left out with a name. New rows depend on
-    ``seed`` alone. Raises :class:`ModelError`, before anything is changed, for a model that cannot be extended.
+    ``tokenizer`` (copied, not changed) is needed with a model and may be left out with a name. ``factors`` split
+    codes into digits, ``num_actions`` special tokens are for actions: see :class:`VideoVocabulary`. New rows depend
+    on ``seed`` alone. Raises :class:`ModelError`, before anything is changed, for a model that cannot be extended.
     """
     if isinstance(model_or_name, PreTrainedModel):
         model = model_or_name
@@ -59,11 +62,13 @@ def extend(
     tokenizer, text_size = copy.deepcopy(tokenizer), text_tokenizer_size(tokenizer)
     vocabulary = VideoVocabulary(
         text_size=text_size,
-        special=_add_special_tokens(tokenizer, text_size),
+        special=_add_special_tokens(tokenizer, text_size, special_tokens(num_actions)),
         code_offset=max(old_rows, text_tokenizer_size(tokenizer)),
         codebook_size=codec.codebook_size,
         num_codebooks=codec.num_codebooks,
+        factors=factors,
     )
+    vectors = [part for whole in vectors for part in factor_vectors(whole, factors)]
     tied = head.weight is embedding.weight
     with torch.random.fork_rng(devices=[]):  # Hugging Face draws rows that are overwritten below.
         model.resize_token_embeddings(vocabulary.total_size, mean_resizing=False)
@@ -112,16 +117,16 @@ class NewRows:
 
 @torch.no_grad()
 def _fill(weight: Tensor, vocabulary: VideoVocabulary, vectors: list[Tensor], old_rows: int, *, seed: int) -> None:
-    """Write the new rows of an embedding or a head, ``[total_size, hidden]``; ``vectors`` has an entry a codebook."""
+    """Write the new rows of an embedding or a head, ``[total_size, hidden]``; ``vectors`` has an entry a slot."""
     new_rows = NewRows(weight[: min(vocabulary.text_size, old_rows)])
     generator = torch.Generator().manual_seed(seed)
     ids = sorted(vocabulary.special.values())
     # Rows of text ids beyond the old embedding: Hugging Face drew them from the global generator.
     ids += range(old_rows, vocabulary.text_size)
     weight[ids] = new_rows.specials(len(ids), generator).to(weight)
-    for codebook in range(vocabulary.num_codebooks):
-        standardised, projection, mean = new_rows.codes(vectors[codebook], generator)
-        start = vocabulary.code_range(codebook).start
+    for slot in range(vocabulary.slots):
+        standardised, projection, mean = new_rows.codes(vectors[slot], generator)
+        start = vocabulary.slot_range(slot).start
         for begin in range(0, len(standardised), CHUNK):
             rows = standardised[begin : begin + CHUNK] @ projection + mean
             weight[start + begin : start + begin + len(rows)] = rows.to(weight)
@@ -135,21 +140,30 @@ def _fill_bias(bias: Tensor, vocabulary: VideoVocabulary, old_rows: int) -> None
     bias[old_rows:] = mean
 
 
-def _add_special_tokens(tokenizer: PreTrainedTokenizerBase, text_size: int) -> dict[str, int]:
+def factor_vectors(vectors: Tensor, factors: tuple[int, ...]) -> list[Tensor]:
+    """What stands for the digits of codes ``[N,D]``: of each value of a digit the mean of all codes that have it."""
+    if not factors:
+        return [vectors]
+    table = vectors.unflatten(0, factors)
+    others = [[axis for axis in range(len(factors)) if axis != kept] for kept in range(len(factors))]
+    return [table.mean(dim=axes) if axes else table for axes in others]
+
+
+def _add_special_tokens(tokenizer: PreTrainedTokenizerBase, text_size: int, names: tuple[str, ...]) -> dict[str, int]:
     known = tokenizer.get_vocab()
-    clash = [name for name in SPECIAL_TOKENS if name in known]
+    clash = [name for name in names if name in known]
     if clash:
         raise ModelError(
             f"the text tokenizer already has {', '.join(clash)}; extend the original model, or load an extended"
             " one with VideoLM.from_pretrained"
         )
-    added = [AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS]
+    added = [AddedToken(name, special=True, normalized=False) for name in names]
     tokenizer.add_tokens(added, special_tokens=True)
     known = tokenizer.get_vocab()
-    ids = [int(known[name]) for name in SPECIAL_TOKENS]
+    ids = [int(known[name]) for name in names]
     if min(ids) < text_size:
         raise ModelError(f"the text tokenizer gave a special token id {min(ids)}, below its own {text_size} ids")
-    return dict(zip(SPECIAL_TOKENS, ids, strict=True))
+    return dict(zip(names, ids, strict=True))
 
 
 def _tables(model: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear]:

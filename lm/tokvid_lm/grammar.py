@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from tokvid.errors import ModelError
-from tokvid.grid import Grid
-from tokvid_lm.layout import RasterLayout
-from tokvid_lm.templates import CODE, BareTemplate
+from tokvid_lm.layout import Layout
+from tokvid_lm.templates import CODE, Template, VideoHeader
 from tokvid_lm.vocabulary import VideoVocabulary
 
 FINISHED = -1
@@ -40,7 +39,6 @@ class Grammar:
         self.end_ids = torch.tensor(sorted(set(end_ids)), dtype=torch.int64)
         self.pad_id = pad_id
         self.repeats = repeats
-        self._spans = [_span(mask) for mask in self.masks]
 
     @classmethod
     def text(cls, vocabulary: VideoVocabulary, end_ids: Iterable[int]) -> Grammar:
@@ -56,29 +54,29 @@ class Grammar:
     def video(
         cls,
         vocabulary: VideoVocabulary,
-        template: BareTemplate,
-        layout: RasterLayout,
-        grid: Grid,
+        template: Template,
+        layout: Layout,
+        header: VideoHeader,
         *,
         pad_id: int | None = None,
     ) -> Grammar:
-        """One whole video of ``grid``: forced header and separators, a code of the right codebook elsewhere, its end.
+        """One whole video: forced header and separators, a code of the right slot elsewhere, its end; no actions.
 
         A finished row emits ``pad_id`` (None: ``<|/video|>`` again).
         """
-        body = template.body(grid)
+        body = template.body(header).ids
         separators = body[body != CODE].tolist()
-        forced = template.header(grid)
+        forced = template.header(header)
         singles = sorted({*forced, *separators, vocabulary.close_id})
-        masks = torch.zeros(vocabulary.num_codebooks + len(singles), vocabulary.total_size, dtype=torch.bool)
-        for codebook in range(vocabulary.num_codebooks):
-            ids = vocabulary.code_range(codebook)
-            masks[codebook, ids.start : ids.stop] = True
-        row_of = {token: vocabulary.num_codebooks + row for row, token in enumerate(singles)}
+        masks = torch.zeros(vocabulary.slots + len(singles), vocabulary.total_size, dtype=torch.bool)
+        for slot in range(vocabulary.slots):
+            ids = vocabulary.slot_range(slot)
+            masks[slot, ids.start : ids.stop] = True
+        row_of = {token: vocabulary.slots + row for row, token in enumerate(singles)}
         for token, row in row_of.items():
             masks[row, token] = True
         middle = torch.empty_like(body)
-        middle[body == CODE] = layout.codebooks(grid, vocabulary.num_codebooks)
+        middle[body == CODE] = layout.slots(header.grid, vocabulary.slots)
         middle[body != CODE] = torch.tensor([row_of[token] for token in separators], dtype=torch.int64)
         program = torch.cat(
             [
@@ -124,19 +122,6 @@ class Grammar:
         over = ended.any(1) | (last >= len(self.program))
         return torch.full((rows,), last, device=ids.device).masked_fill(over, FINISHED)
 
-    def columns(self, step: int) -> tuple[int, int, Tensor | None]:
-        """The columns ``[low, high)`` that unfinished rows may emit at ``step``, and the mask inside them.
-
-        All unfinished rows are in one state, so a sampler need only look at this slice of the logits. The mask,
-        bool ``[high - low]``, is None when the whole slice is allowed.
-        """
-        step = min(step, len(self.program) - 1) if self.repeats else step
-        if not 0 <= step < len(self.program):
-            raise ModelError(f"this grammar has {len(self.program)} steps, asked for step {step}")
-        row = int(self.program[step])
-        low, high, whole = self._spans[row]
-        return low, high, None if whole else self.masks[row, low:high]
-
     def _mask_rows(self, states: Tensor) -> Tensor:
         rows = self.program.to(states.device)[states.clamp(min=0)]
         return rows.masked_fill(states == FINISHED, len(self.masks) - 1)
@@ -176,9 +161,3 @@ class GrammarLogitsProcessor(LogitsProcessor):  # type: ignore[misc,unused-ignor
             emitted = torch.cat([head.to(emitted).expand(len(emitted), -1), emitted], dim=1)
         allowed = self.grammar.allowed(self.grammar.replay(emitted).cpu()).to(scores.device)
         return scores.masked_fill(~allowed, float("-inf"))
-
-
-def _span(mask: Tensor) -> tuple[int, int, bool]:
-    columns = mask.nonzero().flatten()
-    low, high = int(columns[0]), int(columns[-1]) + 1
-    return low, high, high - low == len(columns)

@@ -6,6 +6,7 @@ parts raise, or fill what is missing with random numbers. Nothing here knows vid
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,10 @@ from typing import Any
 
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -26,15 +29,18 @@ from tokvid.errors import CheckpointError, ModelError, TokvidError
 from tokvid.saved_json import read_mapping
 
 _LOG = logging.getLogger(__name__)
-_TOKENIZER_CONFIG = "tokenizer_config.json"
+_CONFIG, _TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
 _LONGEST = 240  # of what transformers says, in characters
 
 
-def load_causal_lm(name: str | Path, *, dtype: torch.dtype | None = None, exact: bool = False) -> PreTrainedModel:
+def load_causal_lm(
+    name: str | Path, *, dtype: torch.dtype | None = None, exact: bool = False, positions: str = "1d"
+) -> PreTrainedModel:
     """A causal language model by name or folder, in ``dtype`` or in the one it was saved in; its code is never run.
 
-    Raises :class:`ModelError` for a model that cannot be loaded, or lacks weights, or has some of another shape; with
-    ``exact`` also for one with weights that are not the model's.
+    With other ``positions`` than 1d it is a folder that :func:`mark_positions` has marked. Raises :class:`ModelError`
+    for a model that cannot be loaded, or lacks weights, or has some of another shape; with ``exact`` also for one
+    with weights that are not the model's.
     """
     with _guarded("causal language model", name):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -44,6 +50,7 @@ def load_causal_lm(name: str | Path, *, dtype: torch.dtype | None = None, exact:
             use_safetensors=True,  # never a pickle
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
+            config=None if positions == "1d" else _unmarked_config(Path(name), positions),
         )
     model: PreTrainedModel = loaded[0]
     info: dict[str, Any] = loaded[1]
@@ -58,6 +65,31 @@ def load_causal_lm(name: str | Path, *, dtype: torch.dtype | None = None, exact:
     if unknown:
         _LOG.warning("%s: %d tensors are not the model's and left out (first: %s)", name, len(unknown), unknown[0])
     return model
+
+
+def mark_positions(folder: Path, positions: str) -> None:
+    """Name the positions in the ``model_type`` of a saved model, so that a plain load fails and is not silently
+    wrong."""
+    path = folder / _CONFIG
+    data = read_mapping(path, "model")
+    data["model_type"] = f"{_mark(positions)}{data['model_type']}"
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _unmarked_config(folder: Path, positions: str) -> PreTrainedConfig:
+    data = read_mapping(folder / _CONFIG, "model")
+    kind = str(data.get("model_type")).removeprefix(_mark(positions))
+    if kind == data.get("model_type") or kind not in CONFIG_MAPPING:
+        raise ModelError(
+            f"{folder / _CONFIG} has the model_type {data.get('model_type')!r}, but its video_lm.json asks for"
+            f" positions {positions}: save the model again"
+        )
+    config: PreTrainedConfig = CONFIG_MAPPING[kind].from_dict({**data, "model_type": kind})
+    return config
+
+
+def _mark(positions: str) -> str:
+    return f"tokvid_{positions}_"
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:

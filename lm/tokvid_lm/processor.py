@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tokvid.errors import ModelError, ShapeError
-from tokvid.grid import Grid, check_num_frames
-from tokvid_lm.layout import RasterLayout
+from tokvid.grid import Grid, check_num_frames, latent_frames
+from tokvid_lm.document import DocumentWriter
+from tokvid_lm.layout import Layout
 from tokvid_lm.segments import Segment, TextSegment, VideoSegment, split
-from tokvid_lm.templates import BareTemplate
+from tokvid_lm.templates import Template, VideoHeader
 from tokvid_lm.vocabulary import VideoVocabulary
 from tokvid_tokenizers import VideoCodec
 
@@ -29,8 +31,8 @@ class VideoProcessor:
         tokenizer: PreTrainedTokenizerBase,
         codec: VideoCodec,
         vocabulary: VideoVocabulary,
-        template: BareTemplate,
-        layout: RasterLayout,
+        template: Template,
+        layout: Layout,
     ) -> None:
         self.tokenizer = tokenizer
         self.codec = codec
@@ -48,19 +50,63 @@ class VideoProcessor:
             )
         return ids
 
-    def encode_codes(self, codes: Tensor) -> Tensor:
-        """Codes int64 ``[B,K,t,h,w]`` to the ids of whole videos ``[B, template.length(grid)]``."""
-        if codes.ndim != 5 or codes.shape[1] != self.vocabulary.num_codebooks:
-            raise ShapeError(f"expected codes [B,{self.vocabulary.num_codebooks},t,h,w], got {list(codes.shape)}")
-        grid = Grid(t=codes.shape[2], h=codes.shape[3], w=codes.shape[4])
-        books = self.layout.codebooks(grid, self.vocabulary.num_codebooks)
-        return self.template.build(self.vocabulary.codes_to_ids(self.layout.flatten(codes), books), grid)
+    def code_ids(self, codes: Tensor) -> Tensor:
+        """Codes int64 ``[B,K,t,h,w]`` to the sequence of their ids ``[B,S]``, without header or separators."""
+        return self.layout.flatten(self.vocabulary.codes_to_ids(codes))
 
     def decode_codes(self, code_ids: Tensor, grid: Grid) -> Tensor:
-        """Ids of codes ``[B,S]`` (no header, no end) to codes ``[B,K,t,h,w]``."""
-        count = self.vocabulary.num_codebooks
-        sequence = self.vocabulary.ids_to_codes(code_ids, self.layout.codebooks(grid, count))
-        return self.layout.unflatten(sequence, grid, count)
+        """The inverse of :meth:`code_ids`."""
+        return self.vocabulary.ids_to_codes(self.layout.unflatten(code_ids, grid, self.vocabulary.slots))
+
+    def action_ids(self, actions: Tensor, grid: Grid, num_frames: int) -> Tensor:
+        """The ids of the actions ``[T-1]`` of a clip, int64 ``[(t-1)*temporal_stride]``.
+
+        As many before each latent frame as it has frames. As the last group of frames is filled by repeating the last
+        frame, so is its group of actions by repeating the last action.
+        """
+        stride = self.codec.temporal_stride
+        if len(actions) != num_frames - 1 or latent_frames(num_frames, stride) != grid.t:
+            raise ShapeError(
+                f"a clip of {num_frames} frames has {num_frames - 1} actions, one from each frame to the next, got"
+                f" {len(actions)}"
+            )
+        missing = (grid.t - 1) * stride - len(actions)
+        filled = torch.cat([actions, actions[-1:].expand(missing)]) if missing else actions
+        return self.vocabulary.action_ids(filled)
+
+    def write(self, writer: DocumentWriter, segments: Sequence[Segment]) -> None:
+        """Write a prompt: bos and its segments, videos in the next-token mode, which any causal model can read."""
+        writer.text(self.start_ids(), scored=False)
+        for segment in segments:
+            if isinstance(segment, TextSegment):
+                writer.text(self.encode_text(segment.text), scored=False)
+            elif isinstance(segment, VideoSegment):
+                self._write_video(writer, segment)
+            else:
+                raise ModelError(f"a prompt is a list of TextSegment and VideoSegment, got {type(segment).__name__}")
+
+    def _write_video(self, writer: DocumentWriter, segment: VideoSegment) -> None:
+        if segment.known is not None and not bool(segment.known.all()):
+            raise ModelError(
+                "a video with unknown cells can only be the last segment of a prompt, the one to draw: known must be"
+                " None or all true elsewhere"
+            )
+        codes = self.codes_of(segment)
+        grid = Grid(t=codes.shape[2], h=codes.shape[3], w=codes.shape[4])
+        actions, count = None, 0
+        if segment.actions is not None:
+            actions = self.action_ids(segment.actions, grid, self.num_frames_of(segment)).numpy()
+            count = self.codec.temporal_stride
+        code_ids = self.code_ids(codes)[0].numpy()
+        header = VideoHeader(grid=grid, fps=segment.fps, actions=count)
+        writer.video(code_ids, header, asked=np.zeros(len(code_ids), bool), action_ids=actions)
+
+    def num_frames_of(self, segment: VideoSegment) -> int:
+        """The exact T of a segment."""
+        if segment.frames is not None:
+            return segment.frames.shape[2]
+        assert segment.codes is not None
+        return segment.num_frames or 1 + (segment.codes.shape[2] - 1) * self.codec.temporal_stride
 
     def codes_of(self, segment: VideoSegment) -> Tensor:
         """The codes ``[1,K,t,h,w]`` of a segment, on the CPU; frames are encoded where the codec is."""
@@ -78,35 +124,28 @@ class VideoProcessor:
 
         A text tokenizer without bos or eos writes none. A video with unknown cells raises :class:`ModelError`.
         """
-        pieces = [torch.tensor(self.start_ids(), dtype=torch.int64)]
-        for segment in segments:
-            if isinstance(segment, TextSegment):
-                pieces.append(torch.tensor(self.encode_text(segment.text), dtype=torch.int64))
-            elif isinstance(segment, VideoSegment):
-                if segment.known is not None and not bool(segment.known.all()):
-                    raise ModelError("next-token models read whole videos: known must be None or all true")
-                pieces.append(self.encode_codes(self.codes_of(segment))[0])
-            else:
-                raise ModelError(f"a prompt is a list of TextSegment and VideoSegment, got {type(segment).__name__}")
-        if end and self.tokenizer.eos_token_id is not None:
-            pieces.append(torch.tensor([self.tokenizer.eos_token_id], dtype=torch.int64))
-        return torch.cat(pieces)
+        writer = DocumentWriter(self.template, self.layout)
+        self.write(writer, segments)
+        if end:
+            writer.text(self.end_ids(), scored=False)
+        return torch.from_numpy(writer.finish().ids)
 
-    def encode_prompt(self, segments: Sequence[Segment], grid: Grid | None = None) -> Tensor:
-        """A document that goes on: with a ``grid``, up to and including the header of the video to come."""
+    def encode_prompt(self, segments: Sequence[Segment], header: VideoHeader | None = None) -> Tensor:
+        """A document that goes on: with a ``header``, up to and including that of the video to come."""
         ids = self.encode(segments, end=False)
-        if grid is None:
+        if header is None:
             return ids
-        return torch.cat([ids, torch.tensor(self.template.header(grid), dtype=torch.int64)])
-
-    def null_prompt(self, grid: Grid) -> Tensor:
-        """What guidance compares with: a prompt that says nothing but the header of the video."""
-        return self.encode_prompt([], grid)
+        return torch.cat([ids, torch.tensor(self.template.header(header), dtype=torch.int64)])
 
     def start_ids(self) -> list[int]:
         """The text tokenizer's bos, or nothing."""
         bos = self.tokenizer.bos_token_id
         return [] if bos is None else [int(bos)]
+
+    def end_ids(self) -> list[int]:
+        """The text tokenizer's eos, or nothing."""
+        eos = self.tokenizer.eos_token_id
+        return [] if eos is None else [int(eos)]
 
     def decode(self, ids: Tensor | Sequence[int]) -> list[Segment]:
         """The inverse of :meth:`encode`, videos as codes; bos, eos and padding vanish, empty texts too.
@@ -117,13 +156,24 @@ class VideoProcessor:
         segments: list[Segment] = []
         for span in split(numbers, open_id=self.vocabulary.open_id, close_id=self.vocabulary.close_id):
             if span.is_video:
-                grid, code_ids = self.template.parse(span.ids)
-                segments.append(VideoSegment(codes=self.decode_codes(code_ids[None], grid)))
+                segments.append(self._decode_video(span.ids))
                 continue
             text = self.decode_text(span.ids)
             if text:
                 segments.append(TextSegment(text))
         return segments
+
+    def _decode_video(self, ids: Sequence[int]) -> VideoSegment:
+        parsed = self.template.parse(ids)
+        actions: Tensor | None = None
+        if parsed.header.actions:
+            value_of = {int(token): action for action, token in enumerate(self.vocabulary.all_action_ids)}
+            try:
+                actions = torch.tensor([value_of[int(token)] for token in parsed.action_ids])
+            except KeyError as error:
+                raise ModelError(f"id {error} stands where a video has an action, and is none") from None
+        codes = self.decode_codes(parsed.code_ids[None], parsed.header.grid)
+        return VideoSegment(codes=codes, fps=parsed.header.fps, actions=actions)
 
     def decode_text(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens are left out. Raises :class:`ModelError` for a code outside a video."""

@@ -32,14 +32,17 @@ class VideoSegment:
 
     ``frames`` is float ``[1,3,T,H,W]`` in [-1, 1]; ``codes`` is int64 ``[1,K,t,h,w]``; ``known`` is bool
     ``[t,h,w]``, the cells that are given (None: all of them). ``num_frames`` is the exact T of a segment that has
-    only codes (None: all the frames its codes hold). ``caption`` is what the clip was generated from, for
-    the reader; it never enters a sequence.
+    only codes (None: all the frames its codes hold). ``fps`` (None: not said) and ``actions``, int64 ``[T-1]``, the
+    action that leads from each frame to the next, stand in the sequence. ``caption`` is what the clip was generated
+    from, for the reader; it never enters a sequence.
     """
 
     frames: Tensor | None = None
     codes: Tensor | None = None
     known: Tensor | None = None
     num_frames: int | None = None
+    fps: float | None = None
+    actions: Tensor | None = None
     caption: str | None = None
 
     def __post_init__(self) -> None:
@@ -54,6 +57,8 @@ class VideoSegment:
                 raise ShapeError(f"codes are int64, got {self.codes.dtype}")
         if self.known is not None and (self.known.dtype != torch.bool or self.known.ndim != 3):
             raise ShapeError(f"known is bool [t,h,w], got {self.known.dtype} {list(self.known.shape)}")
+        if self.actions is not None and (self.actions.dtype != torch.int64 or self.actions.ndim != 1):
+            raise ShapeError(f"actions are int64 [T-1], got {self.actions.dtype} {list(self.actions.shape)}")
 
 
 Segment = TextSegment | VideoSegment

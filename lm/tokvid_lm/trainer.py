@@ -42,21 +42,22 @@ from tokvid.errors import CheckpointError
 from tokvid.interruption import deferred_interrupt
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
+from tokvid_lm.loss_parts import LossParts
 from tokvid_lm.training_config import LMTrainingConfig
 
 FACTS_FILE = "run.json"
 _SCRATCH = "checkpoint.tmp"
 _TRAINERS_ARGUMENTS = "training_args.bin"  # pickled, and read by nobody: the recipe is in FACTS_FILE
 _PLAIN = (".safetensors", ".json")
-_PARTS = ("code_nats", "text_nats", "code_count", "text_count")
+_PARTS = ("nats", "count")
 _BITS = 1.0 / 0.6931471805599453
 
 
 class LMTrainer(Trainer):
-    """The model's forward must be a :class:`~tokvid_lm.objectives.next_token.NextTokenObjective`.
+    """The model's forward must be a :class:`~tokvid_lm.objectives.video_objective.VideoObjective`.
 
     ``output`` is the run's folder. ``log`` is that of the main process, None in all others. ``validate(trainer)`` gives
-    nats per code. ``facts`` goes into every checkpoint as :data:`FACTS_FILE`.
+    nats a label by what is drawn. ``facts`` goes into every checkpoint as :data:`FACTS_FILE`.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class LMTrainer(Trainer):
         output: Path,
         log: TrainingLog | None,
         facts: Mapping[str, Any],
-        validate: Callable[[LMTrainer], float],
+        validate: Callable[[LMTrainer], dict[str, float]],
         **trainer: Any,
     ) -> None:
         self.run_config = config
@@ -76,6 +77,7 @@ class LMTrainer(Trainer):
         self.validate = validate
         self.interrupted: Callable[[], bool] = lambda: False
         self._parts: dict[str, Tensor] = {}
+        self._loss = torch.zeros(())
         self._resumed: dict[str, Any] | None = None
         model: PreTrainedModel = trainer["model"]
         use_cache = model.config.use_cache
@@ -119,6 +121,7 @@ class LMTrainer(Trainer):
         output = model(**inputs, num_items=num_items_in_batch)
         loss = output["loss"]
         check_finite(self.state.global_step + 1, {"loss": loss.detach()})
+        self._loss = self._loss.to(loss.device) + loss.detach()
         for name in _PARTS:
             self._parts[name] = self._parts[name] + output[name] if name in self._parts else output[name]
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -130,11 +133,16 @@ class LMTrainer(Trainer):
         """Not counted: it would walk over all modules at every step."""
         return 0
 
-    def take_parts(self) -> dict[str, float]:
-        """The sums of the losses' parts since the last call."""
-        parts = {name: float(value) for name, value in self._parts.items()}
+    def take_parts(self) -> LossParts:
+        """What the losses of all passes since the last call were made of."""
+        parts = LossParts(self._parts["nats"].tolist(), self._parts["count"].tolist())
         self._parts = {}
         return parts
+
+    def take_loss(self) -> float:
+        """The loss of the step that ended: that of all its passes, of this process's part."""
+        loss, self._loss = self._loss, torch.zeros(())
+        return float(loss)
 
     def restore_optimizer(self) -> None:
         """Put the states of optimizer and schedule back, once the Trainer has made both; nothing in a new run."""
@@ -224,16 +232,17 @@ class _Duties(TrainerCallback):
         """Log the step; ask for a checkpoint when it is time or the user wants to stop."""
         trainer, config, step = self.trainer, self.trainer.run_config, state.global_step
         parts = trainer.take_parts()
-        values = {"bits per code": parts["code_nats"] / max(1.0, parts["code_count"]) * _BITS}
-        if parts["text_count"]:
-            values["bits per text id"] = parts["text_nats"] / parts["text_count"] * _BITS
+        held_out: dict[str, float] = {}
         if step % config.validate_every == 0 and step < config.steps:
-            values["held-out bits per code"] = trainer.validate(trainer) * _BITS
+            held_out = {f"held-out bits ({name})": nats * _BITS for name, nats in trainer.validate(trainer).items()}
         if trainer.run_log is not None:
-            loss = (parts["code_nats"] + config.text_loss_weight * parts["text_nats"]) / max(
-                1.0, parts["code_count"] + parts["text_count"]
+            trainer.run_log.step(
+                step,
+                {"loss": trainer.take_loss()},
+                parts.summary() | held_out,
+                amount=parts.codes * args.world_size,
+                details=parts.by_frame(),
             )
-            trainer.run_log.step(step, {"loss": loss}, values, amount=parts["code_count"] * args.world_size)
         # The last one too: a finished run that is resumed has nothing left to train, and gives the same model.
         interrupted = trainer.interrupted()
         if interrupted or step % config.checkpoint_every == 0 or step >= config.steps:

@@ -6,7 +6,6 @@ interrupted and resumed it ends with the same weights as one that never stopped 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sys
@@ -44,15 +43,18 @@ from tokvid.saved_json import read_mapping
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
 from tokvid_lm import block_attention
+from tokvid_lm.batch_plan import BatchPlan, Stage
 from tokvid_lm.code_clips import CodedClips, Progress, code_clips
-from tokvid_lm.collate import BatchPlan, Collator, Documents
-from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_loss
+from tokvid_lm.collate import Collator
+from tokvid_lm.documents import Documents
+from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_losses
 from tokvid_lm.fused_norm import fused_norms
-from tokvid_lm.objectives.next_token import NextTokenObjective
+from tokvid_lm.objectives.video_objective import VideoObjective
+from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.text_tokenizer import train_text_tokenizer
 from tokvid_lm.trainer import FACTS_FILE, LMTrainer
 from tokvid_lm.training_config import LMRecipe, LMTrainingConfig, ScratchModelConfig
-from tokvid_lm.video_lm import VideoLM
+from tokvid_lm.video_lm import VideoLM, VideoSettings
 from tokvid_tokenizers import VideoCodec, load_codec
 
 LM_FOLDER = "lm"
@@ -115,8 +117,8 @@ def _train_on_codes(
     if not resume:
         check_unused(output)
     lm = build_lm(recipe, codec, clips.captions)
-    documents = Documents.build(lm.processor, clips)
-    held_out_documents = Documents.build(lm.processor, held_out)
+    documents = _documents(recipe, lm, clips)
+    held_out_documents = _documents(recipe, lm, held_out)
     positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
     documents.check_context(positions)
     held_out_documents.check_context(positions)
@@ -126,16 +128,20 @@ def _train_on_codes(
     if is_main_process():
         write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
     bf16 = computes_in_bf16(recipe.training.precision) if checkpoint is None else _read_facts(checkpoint)["bf16"]
-    _train(recipe, lm, documents, held_out_documents, facts | {"bf16": bf16}, checkpoint)
+    _train(recipe, lm, documents, held_out, facts | {"bf16": bf16}, checkpoint)
     lm.model.eval()
     autocast = torch.bfloat16 if bf16 else None
     losses = CodeLosses(
-        validation=validation_loss(lm, held_out_documents, batch_size=recipe.training.batch_size, autocast=autocast),
+        validation=validation_losses(
+            lm, held_out, recipe.training.mixture, batch_size=recipe.training.batch_size, autocast=autocast
+        ),
         unigram_entropy=unigram_entropy(clips.codes, clips.codebook_size),
     )
-    check_finite(recipe.training.steps, {"held-out nats per code": losses.validation})
+    check_finite(recipe.training.steps, {f"held-out nats ({name})": nats for name, nats in losses.validation.items()})
     check_weights(recipe.training.steps, lm.model.state_dict())
-    lm.sampling = recipe.evaluation.sampling(seed=0)
+    lm.settings = VideoSettings(
+        sampling=recipe.sampling or (Sampling(),), fps=clips.fps, knows_null_prompt=recipe.training.prompt_drop > 0
+    )
     if is_main_process():
         lm.save_pretrained(output / LM_FOLDER)
     if torch.distributed.is_initialized():
@@ -157,13 +163,37 @@ def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: tuple[str, ...]) -> 
     """The model of a recipe before its first step, in float32; the same for the same seed and captions."""
     model = recipe.model
     if not isinstance(model, ScratchModelConfig):
-        lm = VideoLM.extend(model.name, codec=codec, template=recipe.template, seed=recipe.seed)
+        lm = VideoLM.extend(model.name, codec=codec, **_writing(recipe))
         lm.model.float()
         return lm
     tokenizer = train_text_tokenizer(captions, model.text_vocab_size)
     torch.manual_seed(recipe.seed)
     scratch = _scratch_model(model, tokenizer)
-    return VideoLM.extend(scratch, codec=codec, tokenizer=tokenizer, template=recipe.template, seed=recipe.seed)
+    return VideoLM.extend(scratch, codec=codec, tokenizer=tokenizer, **_writing(recipe))
+
+
+def _writing(recipe: LMRecipe) -> dict[str, Any]:
+    """How the documents of a recipe are written, and the seed of the new rows."""
+    return {
+        "template": recipe.template,
+        "layout": recipe.layout,
+        "positions": recipe.positions,
+        "factors": recipe.factors,
+        "num_actions": recipe.num_actions,
+        "seed": recipe.seed,
+    }
+
+
+def _documents(recipe: LMRecipe, lm: VideoLM, clips: CodedClips) -> Documents:
+    config = recipe.training
+    return Documents(
+        lm.processor,
+        clips,
+        mixture=config.mixture,
+        prompt_drop=config.prompt_drop,
+        score_text=config.score_text,
+        seed=recipe.seed,
+    )
 
 
 def _scratch_model(model: ScratchModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -198,16 +228,20 @@ def _train(
     recipe: LMRecipe,
     lm: VideoLM,
     documents: Documents,
-    held_out: Documents,
+    held_out: CodedClips,
     facts: dict[str, Any],
     checkpoint: Path | None,
 ) -> None:
     config = recipe.training
     arguments = _arguments(recipe, bf16=facts["bf16"])
-    plan = BatchPlan(config, passes=config.gradient_accumulation * arguments.world_size)
     lm.to(arguments.device).model.train()
     optimizer = build_optimizer(config.optimizer, lm.model, adam_names=adam_names(lm.model))
-    objective = NextTokenObjective(lm.model, code_offset=lm.vocabulary.code_offset, text_weight=config.text_loss_weight)
+    objective = VideoObjective(
+        lm.model,
+        lm.vocabulary,
+        config.loss,
+        mode_weights={entry.mode: entry.weight for entry in config.mixture if entry.draws_video},
+    )
     start = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
     log = (
         TrainingLog(
@@ -216,28 +250,40 @@ def _train(
         if is_main_process()
         else None
     )
-    with _fast_parts(recipe, lm.model, bf16=facts["bf16"]), objective.as_forward():
+    with _fast_parts(recipe, lm.model), objective.as_forward():
         trainer = LMTrainer(
             model=lm.model,
             args=arguments,
-            train_dataset=plan,
-            data_collator=Collator(
-                documents,
-                seed=recipe.seed,
-                prompt_drop=config.prompt_drop,
-                score_text=config.text_loss_weight > 0,
-            ),
+            train_dataset=_plan(recipe, documents, passes=config.gradient_accumulation * arguments.world_size),
+            data_collator=Collator(documents, pad_id=lm.pad_id, positions=lm.positions),
             optimizers=(optimizer, LambdaLR(optimizer, lambda step: learning_rate_share(config, step))),
             config=config,
             output=Path(recipe.output),
             log=log,
             facts=facts,
-            validate=lambda trainer: validation_loss(
-                lm, held_out, objective=objective, batch_size=config.batch_size, autocast=trainer.autocast_dtype
+            validate=lambda trainer: validation_losses(
+                lm,
+                held_out,
+                config.mixture,
+                objective=objective,
+                batch_size=config.batch_size,
+                autocast=trainer.autocast_dtype,
             ),
         )
         with nullcontext() if log is None else log:
             trainer.run(checkpoint)
+
+
+def _plan(recipe: LMRecipe, documents: Documents, *, passes: int) -> BatchPlan:
+    """Every batch of the run, ``passes`` a step: those of the curriculum's stages, then those of whole clips."""
+    config = recipe.training
+    rest = config.steps - sum(stage.steps for stage in config.curriculum)
+    stages = [
+        Stage(batches=stage.steps * passes, rows=stage.batch_size, latent_frames=stage.latent_frames)
+        for stage in config.curriculum
+    ]
+    stages.append(Stage(batches=rest * passes, rows=config.batch_size))
+    return BatchPlan(stages, pack=config.pack, length=documents.length, seed=recipe.seed)
 
 
 def adam_names(model: PreTrainedModel) -> list[str]:
@@ -249,9 +295,9 @@ def adam_names(model: PreTrainedModel) -> list[str]:
 
 
 @contextmanager
-def _fast_parts(recipe: LMRecipe, model: PreTrainedModel, *, bf16: bool) -> Iterator[None]:
-    """Our own attention and norms while a model from scratch trains on a processor in bf16."""
-    if not (isinstance(recipe.model, ScratchModelConfig) and bf16 and model.device.type == "cpu"):
+def _fast_parts(recipe: LMRecipe, model: PreTrainedModel) -> Iterator[None]:
+    """Our own attention and norms while a model from scratch trains on a processor."""
+    if not (isinstance(recipe.model, ScratchModelConfig) and model.device.type == "cpu"):
         yield
         return
     chosen = model.config._attn_implementation
@@ -319,8 +365,8 @@ def _facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict[st
     quiet = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
     facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
     kept = {name: value for name, value in facts.items() if name not in ("output", "codec", "evaluation")}
-    digest = hashlib.sha256(documents.body.tobytes() + documents.captions.tobytes()).hexdigest()
-    plain: dict[str, Any] = json.loads(json.dumps(kept | {"codec_id": codec.codec_id, "documents": digest}))
+    digests = {"codec_id": codec.codec_id, "documents": documents.digest()}
+    plain: dict[str, Any] = json.loads(json.dumps(kept | digests))
     return plain
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tokvid.config_checks import at_least, finite, is_share, less_than, positive
+from tokvid.config_checks import at_least, is_share, less_than, positive
 from tokvid.data.clips import DataConfig, SpriteDataConfig
 from tokvid.errors import ConfigError
 from tokvid.optimizer import AdamWConfig, OptimizerConfig
 from tokvid.runtime import Precision
-from tokvid_lm.samplers.next_token import Sampling
+from tokvid_lm.mixture import MixtureConfig
+from tokvid_lm.objectives.video_objective import LossConfig
+from tokvid_lm.positions import PositionKind
+from tokvid_lm.samplers.sampling import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +65,9 @@ ModelConfig = ScratchModelConfig | PretrainedModelConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CurriculumStage:
-    """``steps`` updates that see only the first ``latent_frames`` of every clip, ``batch_size`` documents a pass.
+    """``steps`` updates that see only the first ``latent_frames`` of every clip, ``batch_size`` rows a pass.
 
-    What comes later in a document changes nothing before it, so a beginning is learned from as it stands.
+    They are seen as clips of that length: an image, then short clips, then long ones.
     """
 
     steps: int
@@ -80,16 +83,21 @@ class LMTrainingConfig:
     """Every schedule counts steps (optimizer updates), never minutes.
 
     Learning rates rise linearly over ``warmup_steps`` and then fall to zero at ``steps``, along a line or a cosine.
-    ``batch_size`` documents a device and forward pass, ``gradient_accumulation`` passes a step. The stages of a
-    ``curriculum`` come first; the rest of ``steps`` sees whole clips. ``prompt_drop`` is the
-    share of documents that lose their caption, which guidance needs. ``text_loss_weight`` is what predicting a
-    caption's ids counts against a code; 0 scores codes alone. ``precision: auto`` takes bf16 where the machine is
+    ``batch_size`` rows a device and forward pass, ``gradient_accumulation`` passes a step. A row is a document, or
+    with ``pack`` as many whole documents as fit into so many ids. The stages of a ``curriculum`` come first; the rest
+    of ``steps`` sees whole clips. ``mixture`` says what is learned from the clips, in which shares, and ``loss`` what
+    its parts count; with ``score_text`` the captions before videos are asked for too. ``prompt_drop`` is the share of
+    documents that lose their caption, which guidance needs. ``precision: auto`` takes bf16 where the machine is
     clearly faster in it. ``deepspeed`` is the path of a DeepSpeed JSON (ZeRO 0 to 2).
     """
 
     steps: int = 2000
     batch_size: int = 32
     gradient_accumulation: int = 1
+    pack: int = 0
+    mixture: tuple[MixtureConfig, ...] = (MixtureConfig(),)
+    loss: LossConfig = field(default_factory=LossConfig)
+    score_text: bool = False
     curriculum: tuple[CurriculumStage, ...] = ()
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
     warmup_steps: int = 100
@@ -97,7 +105,6 @@ class LMTrainingConfig:
     gradient_clip: float = 1.0
     precision: Precision = "auto"
     prompt_drop: float = 0.1
-    text_loss_weight: float = 0.0
     log_every: int = 10
     validate_every: int = 500
     checkpoint_every: int = 500
@@ -115,43 +122,40 @@ class LMTrainingConfig:
                 " training.steps, or --training.curriculum=[] for none"
             )
         is_share(self, "prompt_drop")
-        at_least(self, 0, "text_loss_weight")
-        finite(self, "text_loss_weight")
+        at_least(self, 0, "pack")
+        if not self.mixture:
+            raise ConfigError("training.mixture is empty: a run learns something, {objective: next_token} say")
+        weights: dict[str, float] = {}
+        for entry in self.mixture:
+            if entry.draws_video and weights.setdefault(entry.mode, entry.weight) != entry.weight:
+                raise ConfigError(f"all shares of the objective {entry.mode} count alike: give them one weight")
         if self.deepspeed is not None and self.optimizer.kind == "muon":
             raise ConfigError("DeepSpeed cuts parameters into pieces and Muon needs whole matrices: use adamw with it")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LMEvaluationConfig:
-    """How clips are generated to be judged: so many, from held-out captions, ``batch_size`` at a time."""
+    """How clips are generated to be judged: so many, from held-out captions, ``batch_size`` at a time.
+
+    ``sampling`` says how in each mode; a mode that was trained and is not named is drawn with the usual settings. The
+    model is saved with them, the first mode is its default.
+    """
 
     clips: int = 256
-    guidance_scale: float = 1.0
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
+    sampling: tuple[Sampling, ...] = ()
     batch_size: int = 64
 
     def __post_init__(self) -> None:
         at_least(self, 1, "clips", "batch_size")
-        self.sampling(0)
-
-    def sampling(self, seed: int) -> Sampling:
-        """These settings as the sampler takes them; raises ModelError for an impossible one."""
-        return Sampling(
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            guidance_scale=self.guidance_scale,
-            seed=seed,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LMRecipe:
     """A complete run. ``codec`` is a trained codec's folder; ``output`` gets ``lm/``, ``log.jsonl`` and checkpoints.
 
-    What is learned of a clip is its caption and its codes, so ``data`` must suit the codec's strides.
+    What is learned of a clip is its caption and its codes, so ``data`` must suit the codec's strides. ``template``,
+    ``layout`` and ``positions`` say how codes stand in a document, ``factors`` into which digits a large codebook is
+    split, and ``num_actions`` how many different actions clips have (0: none).
     """
 
     task: Literal["lm"] = "lm"
@@ -160,7 +164,11 @@ class LMRecipe:
     data: DataConfig = field(default_factory=SpriteDataConfig)
     codec: str
     model: ModelConfig = field(default_factory=ScratchModelConfig)
-    template: Literal["rows", "bare"] = "rows"
+    template: Literal["rows", "bare", "emu3"] = "rows"
+    layout: Literal["raster", "frame", "random"] = "raster"
+    positions: PositionKind = "1d"
+    factors: tuple[int, ...] = ()
+    num_actions: int = 0
     training: LMTrainingConfig = field(default_factory=LMTrainingConfig)
     evaluation: LMEvaluationConfig = field(default_factory=LMEvaluationConfig)
 
@@ -170,3 +178,16 @@ class LMRecipe:
                 f"evaluation.clips asks for {self.evaluation.clips} held-out captions, data.held_out_clips has"
                 f" {self.data.held_out_clips}: lower one or raise the other"
             )
+        trained = {entry.mode for entry in self.training.mixture if entry.draws_video}
+        for sampling in self.evaluation.sampling:
+            if sampling.mode not in trained:
+                raise ConfigError(
+                    f"evaluation.sampling has the mode {sampling.mode}, which training.mixture leaves out"
+                )
+
+    @property
+    def sampling(self) -> tuple[Sampling, ...]:
+        """How clips are drawn in each mode that is trained; those that the evaluation names first."""
+        given = {sampling.mode: sampling for sampling in self.evaluation.sampling}
+        trained = dict.fromkeys(entry.mode for entry in self.training.mixture if entry.draws_video)
+        return (*given.values(), *(Sampling(mode=mode) for mode in trained if mode not in given))

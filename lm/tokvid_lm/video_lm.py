@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokvid.atomic import atomic_folder
@@ -22,26 +24,49 @@ from tokvid.errors import CheckpointError, ConfigError, ModelError, did_you_mean
 from tokvid.grid import Grid
 from tokvid.hub import local_folder
 from tokvid.saved_json import read_mapping
+from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.extend import extend
+from tokvid_lm.generation import Request, draw_codes, split_request
 from tokvid_lm.grammar import Grammar
-from tokvid_lm.layout import RasterLayout
-from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer
+from tokvid_lm.head import plain_head
+from tokvid_lm.layout import build_layout
+from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer, mark_positions
+from tokvid_lm.positions import PositionKind, PositionScheme
 from tokvid_lm.processor import VideoProcessor, codec_device
-from tokvid_lm.samplers.next_token import Sampling, check_context, sample_next_token
+from tokvid_lm.samplers.next_token import sample_text
+from tokvid_lm.samplers.runner import Runner, check_context, sampling_from
+from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.segments import Segment, TextSegment, VideoSegment
-from tokvid_lm.templates import CODE, build_template
-from tokvid_lm.vocabulary import VideoVocabulary
+from tokvid_lm.templates import build_template
+from tokvid_lm.vocabulary import MODES, VideoVocabulary
 from tokvid_tokenizers import VideoCodec, load_codec
 
 VIDEO_FILE = "video_lm.json"
 # What an earlier, larger or smaller model may have been cut into.
 _WEIGHTS = re.compile(r"model.*\.safetensors(\.index\.json)?")
 CODEC_FOLDER = "codec"
-FORMAT_VERSION = 1
-MODES = ("next_token",)
+FORMAT_VERSION = 2
 OUTPUTS = ("text", "video")
 
 Prompts = Sequence[Segment] | Sequence[Sequence[Segment]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSettings:
+    """What a model was trained for and is best used with.
+
+    ``sampling``: the modes it was trained in and how clips are drawn in each, the default first (their seeds do not
+    count). ``fps`` of its clips. ``knows_null_prompt``: whether captions were dropped, which guidance needs.
+    """
+
+    sampling: tuple[Sampling, ...] = (Sampling(),)
+    fps: float | None = None
+    knows_null_prompt: bool = True
+
+    def __post_init__(self) -> None:
+        modes = [sampling.mode for sampling in self.sampling]
+        if not modes or len(set(modes)) != len(modes):
+            raise ModelError(f"a model draws in one mode or more, each once, got {modes}")
 
 
 class VideoLM:
@@ -55,9 +80,12 @@ class VideoLM:
         codec: VideoCodec,
         *,
         template: str = "rows",
-        sampling: Sampling | None = None,
+        layout: str = "raster",
+        positions: PositionKind = "1d",
+        settings: VideoSettings | None = None,
     ) -> None:
-        """``sampling`` is how :meth:`generate` draws video unless told otherwise (its seed aside); it is saved."""
+        """``settings`` are what :meth:`generate` goes by unless told otherwise, and what was trained; they are
+        saved."""
         if (codec.codebook_size, codec.num_codebooks) != (vocabulary.codebook_size, vocabulary.num_codebooks):
             raise ModelError(
                 f"the vocabulary holds {vocabulary.num_codebooks} codebooks of {vocabulary.codebook_size},"
@@ -71,10 +99,23 @@ class VideoLM:
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.codec = codec
-        self.sampling = Sampling() if sampling is None else sampling
+        self.settings = VideoSettings() if settings is None else settings
         self.template = build_template(template, vocabulary)
-        self.layout = RasterLayout()
+        self.layout = build_layout(layout)
+        self.positions = PositionScheme(kind=positions, strides=(codec.temporal_stride, codec.spatial_stride))
+        self.positions.install(model)
         self.processor = VideoProcessor(tokenizer, codec, vocabulary, self.template, self.layout)
+
+    @cached_property
+    def head(self) -> nn.Linear | None:
+        """The output head, where it alone makes the logits."""
+        return plain_head(self.model)
+
+    @property
+    def pad_id(self) -> int:
+        """What fills rows; no model looks at it."""
+        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return int(next((token for token in ids if token is not None), 0))
 
     @classmethod
     def extend(
@@ -84,13 +125,28 @@ class VideoLM:
         codec: VideoCodec | str | Path,
         tokenizer: PreTrainedTokenizerBase | None = None,
         template: str = "rows",
+        layout: str = "raster",
+        positions: PositionKind = "1d",
+        factors: tuple[int, ...] = (),
+        num_actions: int = 0,
         seed: int = 0,
     ) -> VideoLM:
-        """Give a causal language model the codes of ``codec`` as new ids; see :func:`tokvid_lm.extend.extend`."""
+        """Give a causal language model the codes of ``codec`` as new ids; see :func:`tokvid_lm.extend.extend`.
+
+        ``template``, ``layout`` and ``positions`` say how videos stand in a sequence.
+        """
         if isinstance(codec, str | Path):
             codec = load_codec(codec)
-        extended = extend(model, codec, tokenizer=tokenizer, seed=seed)
-        return cls(extended.model, extended.tokenizer, extended.vocabulary, codec, template=template)
+        extended = extend(model, codec, tokenizer=tokenizer, factors=factors, num_actions=num_actions, seed=seed)
+        return cls(
+            extended.model,
+            extended.tokenizer,
+            extended.vocabulary,
+            codec,
+            template=template,
+            layout=layout,
+            positions=positions,
+        )
 
     @classmethod
     def from_pretrained(
@@ -104,7 +160,7 @@ class VideoLM:
         facts = _read_facts(folder)
         try:
             vocabulary = VideoVocabulary.from_mapping(facts["vocabulary"])
-            sampling = from_mapping(Sampling, facts.get("sampling", {}), where="sampling")
+            settings = from_mapping(VideoSettings, facts["settings"], where="settings")
         except (ConfigError, ModelError) as error:
             raise CheckpointError(f"{folder / VIDEO_FILE}: {error}") from error
         codec = load_codec(folder / CODEC_FOLDER)
@@ -115,12 +171,14 @@ class VideoLM:
             )
         tokenizer = load_saved_tokenizer(folder)
         return cls(
-            load_causal_lm(folder, dtype=dtype, exact=True).eval(),
+            load_causal_lm(folder, dtype=dtype, exact=True, positions=facts["positions"]).eval(),
             tokenizer,
             vocabulary,
             codec,
             template=facts["template"],
-            sampling=sampling,
+            layout=facts["layout"],
+            positions=facts["positions"],
+            settings=settings,
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -135,13 +193,16 @@ class VideoLM:
             "format_version": FORMAT_VERSION,
             "template": self.template.kind,
             "layout": self.layout.kind,
+            "positions": self.positions.kind,
             "codec_id": self.codec.codec_id,
             "vocabulary": self.vocabulary.to_mapping(),
             # Not in generation_config.json: transformers would guide and cut text with what is meant for codes.
-            "sampling": {name: value for name, value in to_mapping(self.sampling).items() if name != "seed"},
+            "settings": to_mapping(self.settings),
         }
         with atomic_folder(folder) as beside:
             self.model.save_pretrained(beside)
+            if self.positions.kind != "1d":
+                mark_positions(beside, self.positions.kind)
             self.tokenizer.save_pretrained(beside)
             self.codec.save_pretrained(beside / CODEC_FOLDER)
             (beside / VIDEO_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -153,23 +214,23 @@ class VideoLM:
         self.codec.to(device)
         return self
 
-    def encode_prompt(self, segments: Sequence[Segment], grid: Grid | None = None) -> Tensor:
-        """The ids of a prompt, int64 ``[n]``; with a grid, up to the first code of the video to come."""
-        return self.processor.encode_prompt(segments, grid)
-
     def generate(
         self,
         prompts: Prompts,
         *,
         output: str = "video",
-        mode: str = "next_token",
+        mode: str | None = None,
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
+        fps: float | None = None,
+        actions: Tensor | None = None,
         guidance_scale: float | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        steps: int | None = None,
+        choice_temperature: float | None = None,
         num_return_sequences: int = 1,
         seed: int = 0,
         max_new_tokens: int = 128,
@@ -179,17 +240,18 @@ class VideoLM:
     ) -> list[VideoSegment] | list[TextSegment]:
         """Answer each prompt (a list of segments, or a list of such lists) ``num_return_sequences`` times.
 
-        For video: ``num_frames``, ``height`` and ``width`` in pixels, multiples of the codec's stride; the
-        answers hold codes ``[1,K,t,h,w]`` and frames ``[1,3,T,H,W]``, on the CPU, in the order of the prompts. For
-        text: at most ``max_new_tokens`` ids. What is None of ``guidance_scale``, ``temperature``, ``top_k`` and
-        ``top_p`` is taken from :attr:`sampling` for video, and plain sampling for text; a ``top_k`` of 0 and a
-        ``top_p`` of 1 keep all ids. At most ``batch_size`` rows run together (twice as many with
-        guidance); a sample is the same in any batch. ``autocast`` computes in that type (bfloat16, say).
-        ``progress(done, total)`` follows the clips whose codes are drawn.
-        Raises :class:`ModelError` for what the model cannot do.
+        For video: ``num_frames``, ``height`` and ``width`` in pixels, multiples of the codec's stride; the answers
+        hold codes ``[1,K,t,h,w]`` and frames ``[1,3,T,H,W]``, on the CPU, in the order of the prompts. A prompt whose
+        last segment is a video with unknown cells asks for that video, whose size is then known. ``actions`` int64
+        ``[T-1]`` are for a model that was trained on actions. For text: at most ``max_new_tokens`` ids.
+
+        ``mode`` is one of :data:`~tokvid_lm.vocabulary.MODES` that the model was trained in, by default the first.
+        What is None of ``guidance_scale``, ``temperature``, ``top_k``, ``top_p``, ``steps``, ``choice_temperature``
+        and ``fps`` is taken from :attr:`settings` for video, and plain sampling for text; a ``top_k`` of 0 and a
+        ``top_p`` of 1 keep all ids. At most ``batch_size`` rows run together (twice as many with guidance); a sample
+        is the same in any batch. ``autocast`` computes in that type (bfloat16, say). ``progress(done, total)``
+        follows the clips whose codes are drawn. Raises :class:`ModelError` for what the model cannot do.
         """
-        if mode not in MODES:
-            raise ModelError(f"unknown mode {mode!r}: {did_you_mean(mode, MODES)}")
         if output not in OUTPUTS:
             raise ModelError(f"unknown output {output!r}: {did_you_mean(output, OUTPUTS)}")
         if num_return_sequences < 1 or batch_size < 1 or max_new_tokens < 1:
@@ -197,65 +259,85 @@ class VideoLM:
                 "num_return_sequences, batch_size and max_new_tokens must be at least 1, got"
                 f" {num_return_sequences}, {batch_size}, {max_new_tokens}"
             )
-        sampling = (self.sampling if output == "video" else Sampling()).override(
-            guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
+        sampling = (self.sampling_for(mode) if output == "video" else Sampling()).override(
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            steps=steps,
+            choice_temperature=choice_temperature,
+            seed=seed,
         )
         batch = _as_batch(prompts)
         if output == "text":
             return self._generate_text(batch, sampling, num_return_sequences, max_new_tokens, batch_size, autocast)
-        if num_frames is None or height is None or width is None:
-            raise ModelError(
-                f"generating video needs num_frames, height and width, got {num_frames}, {height}, {width}"
-            )
-        grid = self.codec.grid_for(num_frames, height, width)
-        codes = self._generate_codes(batch, sampling, grid, num_return_sequences, batch_size, autocast, progress)
+        requests = [split_request(segments, self) for segments in batch]
+        if actions is not None:
+            requests = [replace(each, given=replace(each.given, actions=actions)) for each in requests]
+        grid, num_frames = self.size_of(requests, num_frames, height, width)
+        codes = draw_codes(
+            self,
+            requests,
+            sampling,
+            grid,
+            num_frames,
+            fps=self.settings.fps if fps is None else fps,
+            copies=num_return_sequences,
+            batch_size=batch_size,
+            autocast=autocast,
+            progress=progress,
+        )
         return [
             VideoSegment(
                 codes=codes[row : row + 1],
                 frames=frames,
                 num_frames=num_frames,
-                caption=_caption(batch[row // num_return_sequences]),
+                fps=self.settings.fps if fps is None else fps,
+                caption=requests[row // num_return_sequences].caption,
             )
             for row, frames in enumerate(self._decode(codes, num_frames, batch_size))
         ]
 
-    def _generate_codes(
-        self,
-        batch: list[list[Segment]],
-        sampling: Sampling,
-        grid: Grid,
-        copies: int,
-        batch_size: int,
-        autocast: torch.dtype | None,
-        progress: Callable[[int, int], None] | None,
-    ) -> Tensor:
-        """Codes ``[prompts*copies,K,t,h,w]``. Header and end are forced, so they are written, not sampled."""
-        grammar = Grammar.video(self.vocabulary, self.template, self.layout, grid)
-        body = self.template.body(grid)
-        is_code = body == CODE
-        last_code = int(is_code.nonzero().max())
-        prompts = [ids for segments in batch for ids in [self.encode_prompt(segments, grid)] * copies]
-        # The last id drawn and the end are never fed here, but whoever goes on with the document will feed them.
-        check_context(self.model, max(len(ids) for ids in prompts) + len(body) + 1)
-        null = self.processor.null_prompt(grid)
-        parts = []
-        for start in range(0, len(prompts), batch_size):
-            chunk = prompts[start : start + batch_size]
-            ids = sample_next_token(
-                self.model,
-                chunk,
-                grammar,
-                sampling,
-                num_steps=last_code + 1,
-                first_step=len(self.template.header(grid)),
-                null_prompts=[null] * len(chunk),
-                sample_indices=torch.arange(start, start + len(chunk)),
-                autocast=autocast,
+    def sampling_for(self, mode: str | None) -> Sampling:
+        """How clips are drawn in ``mode``, by default the first that was trained."""
+        known = {sampling.mode: sampling for sampling in self.settings.sampling}
+        if mode is None:
+            return self.settings.sampling[0]
+        if mode in known:
+            return known[mode]
+        if mode not in MODES:
+            raise ModelError(f"unknown mode {mode!r}: {did_you_mean(mode, MODES)}")
+        raise ModelError(f"this model was not trained to draw in the mode {mode!r}, only in {', '.join(known)}")
+
+    def document(self, segments: Sequence[Segment]) -> Document:
+        """A prompt as a document that goes on."""
+        writer = DocumentWriter(self.template, self.layout)
+        self.processor.write(writer, segments)
+        return writer.finish()
+
+    def check_guidance(self) -> None:
+        """Raise :class:`ModelError` where no prompt without a caption was trained, which guidance compares with."""
+        if not self.settings.knows_null_prompt:
+            raise ModelError(
+                "this model was trained without prompt_drop, so there is nothing to guide away from: use"
+                " guidance_scale 1.0"
             )
-            parts.append(self.processor.decode_codes(ids.cpu()[:, is_code[: last_code + 1]], grid))
-            if progress is not None:
-                progress(start + len(chunk), len(prompts))
-        return torch.cat(parts)
+
+    def size_of(
+        self, requests: Sequence[Request], num_frames: int | None, height: int | None, width: int | None
+    ) -> tuple[Grid, int]:
+        """The grid and the number of frames of the videos to draw: as said, or those of what is given."""
+        given = [request.given.codes for request in requests if request.given.codes is not None]
+        if (num_frames is None or height is None or width is None) and given:
+            t, h, w = given[0].shape[2:]
+            stride, patch = self.codec.temporal_stride, self.codec.spatial_stride
+            num_frames = 1 + (t - 1) * stride if num_frames is None else num_frames
+            height, width = h * patch if height is None else height, w * patch if width is None else width
+        if num_frames is None or height is None or width is None:
+            raise ModelError(
+                f"generating video needs num_frames, height and width, got {num_frames}, {height}, {width}"
+            )
+        return self.codec.grid_for(num_frames, height, width), num_frames
 
     def _generate_text(
         self,
@@ -268,21 +350,20 @@ class VideoLM:
     ) -> list[TextSegment]:
         if sampling.guided:
             raise ModelError("guidance_scale is for video; leave it at 1.0 to generate text")
-        grammar = Grammar.text(self.vocabulary, end_ids(self.model, self.tokenizer))
-        prompts = [ids for segments in batch for ids in [self.encode_prompt(segments)] * copies]
+        ends = end_ids(self.model, self.tokenizer)
+        allowed = Grammar.text(self.vocabulary, ends).masks[0, : max(self.vocabulary.text_size, *ends, 0) + 1]
+        prompts = [document for segments in batch for document in [self.document(segments)] * copies]
+        check_context(self.model, max(map(len, prompts)) + max_new_tokens - 1)
         answers: list[TextSegment] = []
         for start in range(0, len(prompts), batch_size):
             chunk = prompts[start : start + batch_size]
-            ids = sample_next_token(
-                self.model,
-                chunk,
-                grammar,
-                sampling,
-                num_steps=max_new_tokens,
-                sample_indices=torch.arange(start, start + len(chunk)),
-                autocast=autocast,
-            )
-            answers.extend(TextSegment(self.processor.decode_text(row)) for row in ids.tolist())
+            samples = torch.arange(start, start + len(chunk))
+            with sampling_from(self.model, autocast):
+                runner = Runner(
+                    self.model, self.head, chunk, max_new_tokens, positions=self.positions, stored_as=autocast
+                )
+                drawn = list(sample_text(runner, allowed, ends, sampling, samples, max_new_tokens=max_new_tokens))
+            answers.extend(TextSegment(self.processor.decode_text(row)) for row in torch.stack(drawn, dim=1).tolist())
         return answers
 
     def _decode(self, codes: Tensor, num_frames: int, batch_size: int) -> list[Tensor]:
@@ -328,11 +409,6 @@ def _as_batch(prompts: Prompts) -> list[list[Segment]]:
     return batch
 
 
-def _caption(segments: Sequence[Segment]) -> str | None:
-    texts = [segment.text for segment in segments if isinstance(segment, TextSegment)]
-    return " ".join(texts) if texts else None
-
-
 def _check_nothing_is_lost(folder: Path, beside: Path) -> None:
     """Raise :class:`CheckpointError` where ``folder`` holds more than ``beside``, which is about to replace it."""
     there, new = ({path.name for path in place.iterdir()} if place.is_dir() else set() for place in (folder, beside))
@@ -351,13 +427,10 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     version = facts.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path} has format_version {version!r}, this tokvid reads {FORMAT_VERSION}: update it")
-    missing = sorted({"template", "layout", "codec_id", "vocabulary"} - set(facts))
+    missing = sorted({"template", "layout", "positions", "codec_id", "vocabulary", "settings"} - set(facts))
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; save the model again")
-    if facts["layout"] != RasterLayout.kind:
-        raise CheckpointError(
-            f"{path} asks for the layout {facts['layout']!r}, this tokvid knows {RasterLayout.kind!r}"
-        )
-    if not isinstance(facts["template"], str):
-        raise CheckpointError(f"{path} names no template but {facts['template']!r}; save the model again")
+    for name in ("template", "layout", "positions"):
+        if not isinstance(facts[name], str):
+            raise CheckpointError(f"{path} names no {name} but {facts[name]!r}; save the model again")
     return facts

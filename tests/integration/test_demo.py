@@ -73,7 +73,7 @@ def test_the_metrics_hold_figures_versions_and_times(fast_demo: FinishedDemo) ->
     grid = asked.codec.grid_for(asked.data.num_frames, *asked.data.size)
     assert codec["clips"] == asked.data.held_out_clips and codec["codes"] == codec["clips"] * grid.cells
     assert 10 < codec["psnr"] < 60 and 0 < codec["codebook_usage"] <= 1
-    assert lm["clips"] == lm_asked.evaluation.clips and 0 < lm["validation_nats_per_code"] < math.log(100_000)
+    assert lm["clips"] == lm_asked.evaluation.clips and 0 < lm["validation_nats"]["next_token"] < math.log(100_000)
     for name in ("sprite", "direction", "all"):
         low, high = lm[name]["interval_95"]
         assert 0 <= low <= lm[name]["share"] <= high <= 1 and lm[name]["count"] == lm["clips"]

@@ -13,16 +13,16 @@ from tokvid.data.sprites.oracle import Oracle
 from tokvid.data.sprites.verdicts import judge_clips
 from tokvid_lm import VideoLM
 from tokvid_lm.code_clips import CodedClips
-from tokvid_lm.collate import Documents
-from tokvid_lm.evaluation import CodeLosses, DrawnClips, draw_clips, unigram_entropy, validation_loss
-from tokvid_lm.samplers.next_token import Sampling
+from tokvid_lm.documents import Documents
+from tokvid_lm.evaluation import CodeLosses, DrawnClips, draw_clips, unigram_entropy, validation_losses
+from tokvid_lm.mixture import MixtureConfig
 
 
 def test_the_unigram_entropy_is_the_mean_over_codebooks() -> None:
     codes = torch.zeros(8, 2, 1, 1, 1, dtype=torch.int16)
     codes[:, 1, 0, 0, 0] = torch.arange(8)
     assert unigram_entropy(codes, 64) == pytest.approx(math.log(8) / 2)
-    losses = CodeLosses(validation=1.0, unigram_entropy=4.0)
+    losses = CodeLosses(validation={"text": 9.0, "frame": 1.0}, unigram_entropy=4.0)
     assert losses.figures()["share_below_unigram"] == 0.75
 
 
@@ -30,25 +30,30 @@ def test_the_validation_loss_is_the_mean_over_codes_in_any_batch(video_lm: Video
     codes = torch.randint(0, video_lm.codec.codebook_size, (5, 1, 2, 2, 2), dtype=torch.int16)
     captions = ("a cat", "", "a ghost moves left", "b", "the car stays")
     clips = CodedClips(codes=codes, captions=captions, num_frames=5, height=16, width=16, codebook_size=1000)
-    documents = Documents.build(video_lm.processor, clips)
+    documents = Documents(video_lm.processor, clips, shuffle=False)
     expected = []
+    vocabulary = video_lm.vocabulary
     with torch.no_grad():
         for number in range(5):
-            ids = torch.from_numpy(documents.ids(number)).long()
-            losses = F.cross_entropy(video_lm.model(ids[None]).logits[0, :-1], ids[1:], reduction="none")
-            expected.append(losses[ids[1:] >= video_lm.vocabulary.code_offset])
+            ids = torch.from_numpy(documents.document(number).ids)
+            logits = video_lm.model(ids[None]).logits[0, :-1]
+            logits[:, : vocabulary.code_offset] = float("-inf")
+            losses = F.cross_entropy(logits, ids[1:], reduction="none")
+            expected.append(losses[ids[1:] >= vocabulary.code_offset])
     mean = float(torch.cat(expected).mean())
-    assert validation_loss(video_lm, documents, batch_size=5) == pytest.approx(mean, rel=1e-5)
-    assert validation_loss(video_lm, documents, batch_size=2) == pytest.approx(mean, rel=1e-5)
+    for batch_size in (5, 2):
+        found = validation_losses(video_lm, clips, (MixtureConfig(),), batch_size=batch_size)
+        assert found == {"next_token": pytest.approx(mean, rel=1e-5)}
+    every = (MixtureConfig(objective="maskgit"), MixtureConfig(objective="frame"), MixtureConfig(objective="caption"))
+    one, other = (validation_losses(video_lm, clips, every, batch_size=size) for size in (2, 5))
+    assert one.keys() == {"maskgit", "frame", "text"} and one == pytest.approx(other, rel=1e-5)
 
 
 def test_clips_are_drawn_the_same_in_any_batch_and_judged(video_lm: VideoLM) -> None:
     captions = ["a lion moves left", "a ghost stays still", "an apple flies up"]
 
     def draw(batch_size: int) -> DrawnClips:
-        return draw_clips(
-            video_lm, captions, Sampling(top_k=50), num_frames=5, height=16, width=16, batch_size=batch_size
-        )
+        return draw_clips(video_lm, captions, num_frames=5, height=16, width=16, batch_size=batch_size)
 
     drawn = draw(3)
     assert drawn.frames.shape == (3, 5, 16, 16, 3)

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.lm.tiny import TEXT_SIZE
+from tests.lm.tiny import TEXT_SIZE, build_model, build_tokenizer
 from tokvid.errors import ModelError, ShapeError
 from tokvid.grid import Grid
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
-from tokvid_lm.templates import CODE
+from tokvid_lm.templates import CODE, VideoHeader
 from tokvid_lm.vocabulary import SPECIAL_TOKENS
+from tokvid_tokenizers import VideoCodec
 
 BOS, EOS = 256, 257
 
@@ -58,13 +59,13 @@ def test_a_document_reads_bos_text_video_eos(video_lm: VideoLM) -> None:
     ids = video_lm.processor.encode([TextSegment("hi"), VideoSegment(codes=_codes(grid))]).tolist()
     special = video_lm.vocabulary.special
     text = video_lm.processor.encode_text("hi")
-    names = ["<|video|>", "<|2|>", "<|x|>", "<|3|>", "<|x|>", "<|1|>", "<|0|>", "<|codes|>"]
+    names = ["<|video|>", "<|mode:next_token|>", "<|2|>", "<|x|>", "<|3|>", "<|x|>", "<|1|>", "<|0|>", "<|codes|>"]
     header = [special[name] for name in names]
     assert ids[: 1 + len(text) + len(header)] == [BOS, *text, *header]
     assert ids[-2:] == [special["<|/video|>"], EOS]
-    body = video_lm.template.body(grid)
+    body = video_lm.template.body(VideoHeader(grid=grid)).ids
     assert len(ids) == 1 + 2 + len(header) + len(body) + 2
-    is_code = torch.tensor(ids[11:-2]) >= video_lm.vocabulary.code_offset
+    is_code = torch.tensor(ids[12:-2]) >= video_lm.vocabulary.code_offset
     assert torch.equal(is_code, body == CODE) and int(is_code.sum()) == 60
 
 
@@ -87,18 +88,33 @@ def test_frames_are_encoded_by_the_codec(video_lm: VideoLM) -> None:
         codes = video_lm.codec.encode(frames)
     from_frames = video_lm.processor.encode([VideoSegment(frames=frames)])
     assert torch.equal(from_frames, video_lm.processor.encode([VideoSegment(codes=codes)]))
-    assert torch.equal(video_lm.processor.encode_codes(codes)[0], from_frames[1:-1])
+    dressed = video_lm.template.build(video_lm.processor.code_ids(codes), VideoHeader(grid=Grid(t=2, h=2, w=3)))
+    assert torch.equal(dressed[0], from_frames[1:-1])
 
 
 def test_prompts_stop_before_the_first_code(video_lm: VideoLM) -> None:
     grid = Grid(t=2, h=2, w=2)
+    header = VideoHeader(grid=grid)
     whole = video_lm.processor.encode([TextSegment("hi"), VideoSegment(codes=_codes(grid))])
-    prompt = video_lm.encode_prompt([TextSegment("hi")], grid)
+    prompt = video_lm.processor.encode_prompt([TextSegment("hi")], header)
     assert torch.equal(prompt, whole[: len(prompt)])
-    first_code = len(prompt) + int((video_lm.template.body(grid) == CODE).nonzero()[0])
+    first_code = len(prompt) + int((video_lm.template.body(header).ids == CODE).nonzero()[0])
     assert int(whole[first_code]) >= video_lm.vocabulary.code_offset > int(whole[:first_code].max())
-    null = video_lm.processor.null_prompt(grid).tolist()
-    assert null == [BOS, *video_lm.template.header(grid)]
+
+
+def test_actions_and_rate_stand_in_a_video_and_come_back(codec: VideoCodec) -> None:
+    lm = VideoLM.extend(build_model("llama"), codec=codec, tokenizer=build_tokenizer(), num_actions=3)
+    grid = Grid(t=3, h=1, w=1)  # frames 0, 1 to 4 and 5 to 8
+    actions = torch.tensor([0, 1, 2, 0, 1, 2])
+    segment = VideoSegment(codes=_codes(grid), num_frames=7, fps=12.5, actions=actions)
+    (again,) = lm.processor.decode(lm.processor.encode([segment]))
+    assert isinstance(again, VideoSegment) and again.codes is not None and again.actions is not None
+    assert torch.equal(again.codes, _codes(grid)) and again.fps == 12.5
+    assert again.actions.tolist() == [0, 1, 2, 0, 1, 2, 2, 2], "the last group is filled like the last frames"
+    with pytest.raises(ShapeError, match="7 frames has 6 actions, one from each frame to the next, got 5"):
+        lm.processor.encode([VideoSegment(codes=_codes(grid), num_frames=7, actions=actions[:5])])
+    with pytest.raises(ModelError, match=r"actions must lie in \[0, 3\), got values from 0 to 3"):
+        lm.processor.encode([VideoSegment(codes=_codes(grid), num_frames=7, actions=actions.clamp(max=1) * 3)])
 
 
 def test_text_tokenizers_without_bos_and_eos_write_none(video_lm: VideoLM) -> None:
@@ -109,15 +125,15 @@ def test_text_tokenizers_without_bos_and_eos_write_none(video_lm: VideoLM) -> No
     processor.tokenizer.bos_token = None
     processor.tokenizer.eos_token = None
     assert processor.encode([TextSegment("hi")]).tolist() == processor.encode_text("hi")
-    grid = Grid(t=1, h=1, w=1)
-    assert processor.null_prompt(grid).tolist() == video_lm.template.header(grid)
+    header = VideoHeader(grid=Grid(t=1, h=1, w=1))
+    assert processor.encode_prompt([], header).tolist() == video_lm.template.header(header)
     assert processor.encode([]).tolist() == []
 
 
 def test_bad_documents_raise(video_lm: VideoLM) -> None:
     processor, grid = video_lm.processor, Grid(t=2, h=2, w=2)
     known = torch.zeros(2, 2, 2, dtype=torch.bool)
-    with pytest.raises(ModelError, match="known must be None or all true"):
+    with pytest.raises(ModelError, match="can only be the last segment of a prompt"):
         processor.encode([VideoSegment(codes=_codes(grid), known=known)])
     with pytest.raises(ModelError, match="list of TextSegment and VideoSegment, got str"):
         processor.encode(["a cat"])  # type: ignore[list-item]

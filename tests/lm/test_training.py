@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -24,9 +25,10 @@ from tokvid.training_log import read_log
 from tokvid_lm import VideoLM
 from tokvid_lm import trainer as trainer_module
 from tokvid_lm import training as training_module
-from tokvid_lm.samplers.next_token import Sampling
+from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.training import TrainedLM
 from tokvid_lm.training_config import LMRecipe, ScratchModelConfig
+from tokvid_lm.video_lm import VideoSettings
 from tokvid_tokenizers import VideoCodec
 
 
@@ -62,10 +64,11 @@ def test_a_run_learns_logs_and_saves_a_model_that_loads_plain(whole: TrainedLM) 
     output = whole.folder.parent
     log = read_log(output / "log.jsonl")
     assert [line["step"] for line in log] == list(range(1, 9))
-    assert log[-1]["bits per code"] < log[0]["bits per code"]
-    assert [line["step"] for line in log if "held-out bits per code" in line] == [4]
-    assert log[0]["loss"] * math.log2(math.e) == pytest.approx(log[0]["bits per code"])
-    assert 0 < whole.losses.validation < 7.5
+    assert log[-1]["bits (next_token)"] < log[0]["bits (next_token)"]
+    assert [line["step"] for line in log if "held-out bits (next_token)" in line] == [4]
+    assert log[0]["loss"] * math.log2(math.e) == pytest.approx(log[0]["bits (next_token)"], rel=1e-5)
+    assert 0 < whole.losses.validation["next_token"] < 7.5
+    assert {f"bits/next_token/frame {frame}" for frame in (0, 1)} < log[0].keys()
     assert sorted(path.name for path in output.iterdir()) == [
         "lm",
         "log.jsonl",
@@ -77,7 +80,8 @@ def test_a_run_learns_logs_and_saves_a_model_that_loads_plain(whole: TrainedLM) 
     plain = AutoModelForCausalLM.from_pretrained(whole.folder)
     assert plain.config.use_cache and not whole.lm.model.training
     again = VideoLM.from_pretrained(whole.folder)
-    assert again.sampling == whole.lm.sampling == Sampling(guidance_scale=1.5, temperature=0.8, top_k=50)
+    chosen = Sampling(guidance_scale=1.5, temperature=0.8, top_k=50)
+    assert again.settings == whole.lm.settings == VideoSettings(sampling=(chosen,), fps=8.0, knows_null_prompt=True)
     assert_same_weights(whole.lm, again)
 
 
@@ -85,7 +89,7 @@ def test_the_report_of_a_run_has_both_its_curves(whole: TrainedLM) -> None:
     log = read_log(whole.folder.parent / "log.jsonl")
     curve = language_model_curve(log)
     assert "training" in curve and "held out" in curve
-    assert curve != language_model_curve([line | {"held-out bits per code": 1.0} for line in log])
+    assert curve != language_model_curve([line | {"held-out bits (next_token)": 1.0} for line in log])
 
 
 def test_a_killed_run_resumes_to_the_same_weights(
@@ -173,7 +177,7 @@ def test_a_run_that_draws_random_numbers_resumes_to_the_same_weights(
     def with_dropout(*arguments: Any) -> VideoLM:
         lm = plain(*arguments)
         for layer in lm.model.model.layers:
-            layer.self_attn.attention_dropout = 0.3
+            layer.mlp.register_forward_hook(lambda module, _, made: F.dropout(made, 0.3, module.training))
         return lm
 
     monkeypatch.setattr(training_module, "build_lm", with_dropout)
@@ -250,7 +254,7 @@ def test_weights_that_are_not_finite_are_never_saved(codec: VideoCodec, tmp_path
 
 @pytest.mark.parametrize(
     ("rows", "words"),
-    [(slice(None), "'held-out nats per code' is nan"), (slice(1), r"the weight 'model\.embed_tokens\.weight'")],
+    [(slice(None), r"'held-out nats \(next_token\)' is nan"), (slice(1), r"the weight 'model\.embed_tokens\.weight'")],
     ids=["all", "one that no clip uses"],
 )
 def test_a_finished_model_that_is_broken_is_not_saved(
@@ -278,14 +282,15 @@ def test_bf16_muon_cosine_text_and_accumulation_train_together(codec: VideoCodec
             precision="bf16",
             optimizer={"kind": "muon"},
             schedule="cosine",
-            text_loss_weight=0.5,
+            score_text=True,
+            loss={"text_weight": 0.5},
             gradient_accumulation=2,
             checkpoint_every=2,
         ),
         codec,
     )
     log = read_log(tmp_path / "log.jsonl")
-    assert log[-1]["bits per text id"] < log[0]["bits per text id"]
+    assert log[-1]["bits (text)"] < log[0]["bits (text)"]
     assert {p.dtype for p in trained.lm.model.parameters()} == {torch.float32}
     assert trained.lm.model.config._attn_implementation == "sdpa", "the attention of training is left in the model"
     assert json.loads((tmp_path / "step-000002" / "run.json").read_text())["bf16"] is True
@@ -296,3 +301,28 @@ def test_accumulated_passes_are_one_larger_batch(codec: VideoCodec, tmp_path: Pa
     small = train(recipe(tmp_path / "small", steps=3, batch_size=2, gradient_accumulation=2), codec)
     for name, tensor in weights(large).items():
         torch.testing.assert_close(small.lm.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+MODES = [
+    {"objective": "next_token"},
+    {"objective": "maskgit", "task": "inpainting", "schedule": {"kind": "arccos"}},
+    {"objective": "frame", "weight": 0.5},
+    {"objective": "caption"},
+]
+
+
+@pytest.mark.parametrize("pack", [0, 96])
+def test_every_objective_in_one_run_packed_or_not_resumes_to_the_same_weights(
+    pack: int, codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"mixture": MODES, "pack": pack, "batch_size": 4, "steps": 6, "log_every": 2}
+    straight = train(recipe(tmp_path / "straight", **settings), codec)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        at_step(patch, 4, lambda: signal.raise_signal(signal.SIGINT))
+        train(recipe(tmp_path / "stopped", **settings), codec)
+    resumed = train(recipe(tmp_path / "stopped", **settings), codec, resume=True)
+    assert_same_weights(straight.lm, resumed.lm)
+    assert straight.losses.validation.keys() == {"next_token", "maskgit", "frame", "text"}
+    assert [sampling.mode for sampling in straight.lm.settings.sampling] == ["next_token", "maskgit", "frame"]
+    log = read_log(tmp_path / "straight" / "log.jsonl")
+    assert {"bits (maskgit)", "bits (frame)", "bits (text)"} < {name for line in log for name in line}

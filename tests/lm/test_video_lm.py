@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from tests.lm.tiny import build_model, build_tokenizer
 from tokvid.errors import CheckpointError, ModelError
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
-from tokvid_lm.samplers.next_token import Sampling
+from tokvid_lm.samplers.sampling import Sampling
+from tokvid_lm.video_lm import VideoSettings
+from tokvid_lm.vocabulary import MODES
 from tokvid_tokenizers import VideoCodec, load_codec
 
 SIZE: dict[str, Any] = {"num_frames": 5, "height": 16, "width": 24}
@@ -63,7 +66,7 @@ def test_the_prompt_may_hold_video_and_the_answer_may_be_text(video_lm: VideoLM)
 def test_greedy_text_is_what_hugging_face_writes(video_lm: VideoLM) -> None:
     (answer,) = video_lm.generate(CAT, output="text", max_new_tokens=12, top_k=1)
     assert isinstance(answer, TextSegment)
-    prompt = video_lm.encode_prompt(CAT)[None]
+    prompt = video_lm.processor.encode_prompt(CAT)[None]
     text_only = list(range(video_lm.vocabulary.text_size, video_lm.vocabulary.total_size))
     ids = video_lm.model.generate(prompt, do_sample=False, max_new_tokens=12, suppress_tokens=text_only)
     expected = video_lm.tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True)
@@ -88,11 +91,13 @@ def test_it_draws_as_it_was_evaluated_unless_told_otherwise(video_lm: VideoLM, t
     assert not torch.equal(plain, wanted)
     video_lm.save_pretrained(tmp_path / "lm")
     lm = VideoLM.from_pretrained(tmp_path / "lm")
-    assert lm.sampling == Sampling()
-    lm.sampling = Sampling(**chosen, seed=3)
+    assert lm.settings == VideoSettings()
+    lm.settings = VideoSettings(sampling=(Sampling(**chosen), Sampling(mode="frame", steps=3)), fps=8.0)
     lm.save_pretrained(tmp_path / "lm")
     again = VideoLM.from_pretrained(tmp_path / "lm")
-    assert again.sampling == Sampling(**chosen), "the seed is no setting of a model"
+    assert again.settings == lm.settings
+    assert again.sampling_for(None) == Sampling(**chosen) and again.sampling_for("frame").steps == 3
+    again.settings = VideoSettings(sampling=lm.settings.sampling)
     assert torch.equal(_codes(again.generate(CAT, **SIZE)), wanted)
     # Every setting can be overruled, also by its being off.
     off = {"guidance_scale": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
@@ -105,7 +110,7 @@ def test_it_draws_as_it_was_evaluated_unless_told_otherwise(video_lm: VideoLM, t
 def test_a_folder_with_saved_settings_loads_plain_and_without_a_warning(video_lm: VideoLM, tmp_path: Path) -> None:
     video_lm.save_pretrained(tmp_path / "lm")
     lm = VideoLM.from_pretrained(tmp_path / "lm")
-    lm.sampling = Sampling(guidance_scale=2.0, top_k=5)
+    lm.settings = VideoSettings(sampling=(Sampling(guidance_scale=2.0, top_k=5),))
     lm.save_pretrained(tmp_path / "lm")
     program = f"""
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -147,11 +152,14 @@ def test_broken_folders_say_what_is_wrong(video_lm: VideoLM, tmp_path: Path) -> 
     path = folder / "video_lm.json"
     facts = json.loads(path.read_text())
     for change, message in (
-        ({"format_version": 2}, "format_version 2, this tokvid reads 1"),
-        ({"layout": "spiral"}, "layout 'spiral'"),
+        ({"format_version": 1}, "format_version 1, this tokvid reads 2"),
+        ({"layout": "spiral"}, "unknown layout 'spiral'"),
         ({"template": "fancy"}, "unknown template 'fancy'"),
-        ({"sampling": {"temprature": 1.0}}, "sampling.temprature': did you mean 'temperature'"),
-        ({"sampling": {"top_k": -1}}, "sampling: top_k must be at least 1, got -1"),
+        ({"positions": "4d"}, "has the model_type 'llama', but its video_lm.json asks for positions 4d"),
+        ({"positions": 3}, "names no positions but 3"),
+        ({"settings": {"sampling": [{"temprature": 1.0}]}}, r"sampling\[0\].temprature': did you mean 'temperature'"),
+        ({"settings": {"sampling": [{"top_k": -1}]}}, r"sampling\[0\]: top_k must be at least 1, got -1"),
+        ({"settings": {"sampling": []}}, "draws in one mode or more"),
     ):
         path.write_text(json.dumps(facts | change))
         with pytest.raises((CheckpointError, ModelError), match=message):
@@ -168,7 +176,9 @@ def test_broken_folders_say_what_is_wrong(video_lm: VideoLM, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mode": "maskgit"}, "unknown mode 'maskgit': known: next_token"),
+        ({"mode": "maskgit"}, "not trained to draw in the mode 'maskgit', only in next_token"),
+        ({"mode": "maskgti"}, "unknown mode 'maskgti': did you mean 'maskgit'"),
+        ({"steps": 0}, "steps must be at least 1"),
         ({"output": "vidoe"}, "unknown output 'vidoe': did you mean 'video'"),
         ({"height": 17}, "multiples of 8"),
         ({"width": None}, "needs num_frames, height and width"),
@@ -195,7 +205,7 @@ def test_parts_that_do_not_fit_together_raise(video_lm: VideoLM, codec: VideoCod
         VideoLM(video_lm.model, build_tokenizer(), video_lm.vocabulary, codec)
     crowded = copy.deepcopy(video_lm.tokenizer)
     crowded.add_tokens(["more"])
-    with pytest.raises(ModelError, match="'more' has id 275, which is the id of a code"):
+    with pytest.raises(ModelError, match=r"'more' has id \d+, which is the id of a code"):
         VideoLM(video_lm.model, crowded, video_lm.vocabulary, codec)
     with pytest.raises(ModelError, match="the codec 1 of 4096"):
         VideoLM(video_lm.model, video_lm.tokenizer, video_lm.vocabulary, load_codec("preset:small"))
@@ -208,3 +218,31 @@ def test_importing_the_package_costs_no_torch() -> None:
     lm = Path(tokvid_lm.__file__).parents[1]
     path = os.pathsep.join([str(lm), str(lm.parent), str(lm.parent / "tokenizers")])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+@pytest.mark.parametrize("positions", ["3d", "mm"])
+def test_other_positions_are_saved_under_another_model_type_and_load_plain_no_more(
+    positions: Any, codec: VideoCodec, tmp_path: Path
+) -> None:
+    lm = VideoLM.extend(build_model("qwen3"), codec=codec, tokenizer=build_tokenizer(), positions=positions)
+    lm.save_pretrained(tmp_path / "lm")
+    again = VideoLM.from_pretrained(tmp_path / "lm")
+    assert torch.equal(_codes(again.generate(CAT, **SIZE)), _codes(lm.generate(CAT, **SIZE)))
+    plain = VideoLM.extend(build_model("qwen3"), codec=codec, tokenizer=build_tokenizer())
+    assert not torch.equal(_codes(plain.generate(CAT, **SIZE)), _codes(lm.generate(CAT, **SIZE)))
+    with pytest.raises(ValueError, match=f"tokvid_{positions}_qwen3"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "lm")
+
+
+def test_a_large_codebook_is_written_in_factors_and_drawn_in_every_mode(codec: VideoCodec, tmp_path: Path) -> None:
+    lm = VideoLM.extend(build_model("llama"), codec=codec, tokenizer=build_tokenizer(), factors=(40, 25))
+    lm.settings = VideoSettings(sampling=tuple(Sampling(mode=mode, steps=4) for mode in MODES))
+    assert lm.vocabulary.total_size - lm.vocabulary.code_offset == 65 and lm.vocabulary.slots == 2
+    lm.save_pretrained(tmp_path / "lm")
+    again = VideoLM.from_pretrained(tmp_path / "lm")
+    for mode in MODES:
+        codes = _codes(lm.generate([CAT, DOG], mode=mode, guidance_scale=2.0, **SIZE))
+        assert codes.shape == (2, 1, 2, 2, 3) and int(codes.max()) < 1000
+        assert torch.equal(_codes(again.generate([CAT, DOG], mode=mode, guidance_scale=2.0, **SIZE)), codes)
+    with pytest.raises(ModelError, match="multiply to the codebook's 1000"):
+        VideoLM.extend(build_model("llama"), codec=codec, tokenizer=build_tokenizer(), factors=(40, 24))

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from tokvid_lm import VideoVocabulary
-from tokvid_lm.vocabulary import SPECIAL_TOKENS
+from tokvid_lm.vocabulary import special_tokens
 
 TEXT_SIZE = 259
 
@@ -70,13 +70,21 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def build_vocabulary(*, codebook_size: int = 40, num_codebooks: int = 2, text_size: int = 20) -> VideoVocabulary:
+def build_vocabulary(
+    *,
+    codebook_size: int = 40,
+    num_codebooks: int = 2,
+    text_size: int = 20,
+    factors: tuple[int, ...] = (),
+    num_actions: int = 0,
+) -> VideoVocabulary:
     """A vocabulary with a gap of three rows before the codes, as a padded embedding leaves."""
-    special = {name: text_size + i for i, name in enumerate(SPECIAL_TOKENS)}
+    special = {name: text_size + i for i, name in enumerate(special_tokens(num_actions))}
     return VideoVocabulary(
         text_size=text_size,
         special=special,
         code_offset=text_size + len(special) + 3,
         codebook_size=codebook_size,
         num_codebooks=num_codebooks,
+        factors=factors,
     )

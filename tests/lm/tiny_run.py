@@ -35,9 +35,9 @@ TRAINING = {
 
 
 def recipe(output: Path, **training: Any) -> LMRecipe:
-    evaluation = {"clips": 5, "guidance_scale": 1.5, "temperature": 0.8, "top_k": 50}
+    drawn = {"mode": "next_token", "guidance_scale": 1.5, "temperature": 0.8, "top_k": 50}
     data = {"task": "lm", "output": str(output), "codec": "preset:tiny", "data": DATA, "model": MODEL}
-    data["evaluation"] = evaluation
+    data["evaluation"] = {"clips": 5, "sampling": [drawn]}
     return from_mapping(LMRecipe, {**data, "training": {**TRAINING, **training}})
 
 

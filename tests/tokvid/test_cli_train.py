@@ -83,7 +83,7 @@ def test_a_language_model_is_drawn_from_and_judged_without_its_clips_in_memory(
     assert done.printed["clips"] == 3 and done.printed["clips_per_second"] > 0
     for name in ("sprite", "direction", "all"):
         assert set(done.printed[name]) == RIGHT and done.printed[name]["count"] == 3
-    assert done.printed["validation_nats_per_code"] > 0
+    assert done.printed["validation_nats"]["next_token"] > 0
     kept = done.kept
     assert kept.pop("provenance")["seed"] == 0
     assert kept == {name: value for name, value in done.printed.items() if name != "model"}
@@ -111,7 +111,7 @@ def test_a_folder_of_videos_has_no_oracle_so_nothing_is_drawn(
     said = capsys.readouterr()
     assert set(json.loads(said.out)) == {
         "model",
-        "validation_nats_per_code",
+        "validation_nats",
         "unigram_nats_per_code",
         "share_below_unigram",
     }

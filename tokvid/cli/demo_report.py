@@ -90,7 +90,7 @@ def codec_curve(log: list[dict[str, Any]]) -> str:
 def language_model_curve(log: list[dict[str, Any]]) -> str:
     """Bits a code over the steps of a language model's ``log.jsonl``, of training and held-out clips."""
     return line_plot(
-        {"training": _series(log, "bits per code"), "held out": _series(log, "held-out bits per code")},
+        {"training": _series(log, "bits (next_token)"), "held out": _series(log, "held-out bits (next_token)")},
         "language model",
         ylabel="bits a code",
     )

@@ -161,7 +161,7 @@ def fit_context(recipe: LMRecipe, codec_recipe: CodecRecipe, clips: ClipArray, h
     assert isinstance(model, ScratchModelConfig), "the demo starts from nothing"
     codec = VideoCodec(codec_recipe.codec)  # untrained: what it does with clips does not matter here
     grid = codec.grid_for(*clips.frames.shape[1:4])
-    longest = longest_document(recipe, codec, clips.captions, held_out.captions, grid)
+    longest = longest_document(recipe, codec, clips.captions, held_out.captions, grid, clips.fps)
     name = (*clips.names, *held_out.names)[longest.number]
     if longest.ids > MOST_POSITIONS:
         raise DataError(

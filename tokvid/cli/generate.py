@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=None, help=f"above 0; lower is surer ({own})")
     parser.add_argument("--top-k", type=int, default=None, help=f"keep the likeliest ids; 0 keeps all ({own})")
     parser.add_argument("--top-p", type=float, default=None, help=f"keep this much probability; 1 keeps all ({own})")
+    parser.add_argument(
+        "--mode", default=None, help="next_token, maskgit or frame, as far as trained (default: the model's first)"
+    )
+    parser.add_argument("--steps", type=int, default=None, help=f"refinements of the masked modes ({own})")
+    parser.add_argument(
+        "--choice-temperature", type=float, default=None, help=f"noise in what they keep; 0 keeps the surest ({own})"
+    )
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -54,11 +61,18 @@ def run(arguments: argparse.Namespace) -> int:
         "temperature": arguments.temperature,
         "top_k": arguments.top_k,
         "top_p": arguments.top_p,
+        "steps": arguments.steps,
+        "choice_temperature": arguments.choice_temperature,
         "seed": arguments.seed,
     }
-    sampling = lm.sampling.override(**settings)
+    sampling = lm.sampling_for(arguments.mode).override(**settings)
     (clip,) = lm.generate(
-        [TextSegment(arguments.caption)], num_frames=arguments.frames, height=height, width=width, **settings
+        [TextSegment(arguments.caption)],
+        mode=arguments.mode,
+        num_frames=arguments.frames,
+        height=height,
+        width=width,
+        **settings,
     )
     made_by = {
         "caption": arguments.caption,

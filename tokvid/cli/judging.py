@@ -113,7 +113,7 @@ def generate(trained: TrainedLM, recipe: LMRecipe, *, show: Sequence[Prompt] | N
         drawn = draw_clips(
             trained.lm,
             prompts,
-            config.sampling(recipe.seed),
+            seed=recipe.seed,
             num_frames=held_out.num_frames,
             height=held_out.height,
             width=held_out.width,

@@ -1,1 +1,1 @@
-"""What a video language model is trained to do."""
+"""What a video language model is trained to do: the answers of its hidden states, and what they cost."""

@@ -1,7 +1,7 @@
-"""A key-value cache that writes in place.
+"""A key-value cache that writes in place, and takes back what was not meant to stay.
 
-``DynamicCache`` copies all it holds at every step; with the length known beforehand, the buffers are made once.
-Layers that are not plain full attention (sliding windows, say) stay what transformers made them.
+``DynamicCache`` copies all it holds at every step; with the length known beforehand, the buffers are made once. Every
+layer holds all positions, also those whose attention has a window: the window is in the mask.
 """
 
 from __future__ import annotations
@@ -39,6 +39,12 @@ class ReservedLayer(DynamicLayer):
         self.keys, self.values = keys[..., :end, :], values[..., :end, :]
         return self.keys, self.values
 
+    def rewind(self, length: int) -> None:
+        """Forget all but the first ``length`` positions; nothing is copied or freed."""
+        if self._buffers is not None and length < self.get_seq_length():
+            keys, values = self._buffers
+            self.keys, self.values = keys[..., :length, :], values[..., :length, :]
+
     def _reserve(self, key_states: Tensor, value_states: Tensor, capacity: int) -> None:
         held = self.get_seq_length()
         if not self.is_initialized:
@@ -54,13 +60,18 @@ class ReservedLayer(DynamicLayer):
         self.capacity = capacity
 
 
-def reserve_cache(config: PreTrainedConfig, capacity: int, *, stored_as: torch.dtype | None = None) -> DynamicCache:
+class ReservedCache(DynamicCache):
     """An empty cache for one generation of at most ``capacity`` positions, prompt included.
 
     ``stored_as``: the type of autocast, if it is on.
     """
-    cache = DynamicCache(config=config)
-    cache.layers = [
-        ReservedLayer(capacity, stored_as) if type(layer) is DynamicLayer else layer for layer in cache.layers
-    ]
-    return cache
+
+    def __init__(self, config: PreTrainedConfig, capacity: int, *, stored_as: torch.dtype | None = None) -> None:
+        super().__init__(config=config)
+        self._reserved = [ReservedLayer(capacity, stored_as) for _ in self.layers]
+        self.layers = list(self._reserved)
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first ``length`` positions."""
+        for layer in self._reserved:
+            layer.rewind(length)

@@ -7,11 +7,9 @@ which row it is, too. They cost about 1/w more ids.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from tokvid.grid import Grid
-from tokvid_lm.templates.bare import CODE, BareTemplate
+from tokvid_lm.templates.bare import BareTemplate
+from tokvid_lm.templates.base import CODE
 from tokvid_lm.vocabulary import END_OF_FRAME
 
 
@@ -20,9 +18,8 @@ class RowsTemplate(BareTemplate):
 
     kind = "rows"
 
-    def body(self, grid: Grid) -> Tensor:
-        """Codes with the digits of its number before each row and ``<|frame|>`` after each frame, int64 ``[L]``."""
-        frame: list[int] = []
-        for row in range(grid.h):
-            frame += self.digits(row) + [CODE] * (grid.w * self.vocabulary.num_codebooks)
-        return torch.tensor([*frame, self.vocabulary.special[END_OF_FRAME]] * grid.t)
+    def frame(self, grid: Grid) -> list[int]:
+        """Codes with the digits of its number before each row, and ``<|frame|>``."""
+        row = [CODE] * (grid.w * self.vocabulary.slots)
+        rows = [token for number in range(grid.h) for token in (*self.number(number), *row)]
+        return [*rows, self.vocabulary.special[END_OF_FRAME]]

@@ -1,0 +1,242 @@
+"""Captioned clips as documents: what a sample of a run shows, how long it is, and how it is written.
+
+Nothing here knows a language model, batches or steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from tokvid.errors import DataError
+from tokvid.grid import Grid
+from tokvid_lm.document import Document, DocumentWriter
+from tokvid_lm.mixture import Mixture, MixtureConfig, hide
+from tokvid_lm.processor import VideoProcessor
+from tokvid_lm.tasks import known_cells
+from tokvid_lm.templates import VideoHeader
+
+_MIXTURE = (MixtureConfig(),)
+
+
+class CodeSource(Protocol):
+    """Clips as codes: in memory (:class:`~tokvid_lm.code_clips.CodedClips`) or in shards on disk."""
+
+    @property
+    def captions(self) -> Sequence[str]:
+        """One a clip, perhaps empty."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the clips, or none where they are not known."""
+
+    def __len__(self) -> int: ...
+
+    def grid_of(self, number: int) -> Grid:
+        """The grid of a clip, without reading its codes."""
+
+    def codes_of(self, number: int) -> Tensor:
+        """The codes of a clip, int64 ``[K,t,h,w]``."""
+
+    def fps_of(self, number: int) -> float | None:
+        """Frames a second, where they are known."""
+
+    def actions_of(self, number: int) -> Tensor | None:
+        """The actions of a clip, int64 ``[T-1]``, where it has any."""
+
+    def num_frames_of(self, number: int) -> int:
+        """T."""
+
+    def digest(self) -> str:
+        """64 hexadecimal digits that differ where the clips do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """What a sample shows: which clip, in which share of the mixture, under which header, after which caption.
+
+    ``known`` bool and ``frame`` int64 ``[S]``: of each place of the sequence of codes.
+    """
+
+    clip: int
+    entry: MixtureConfig
+    header: VideoHeader
+    caption: npt.NDArray[np.int32]
+    known: npt.NDArray[np.bool_]
+    frame: npt.NDArray[np.int64]
+
+    @property
+    def prefixed(self) -> bool:
+        """Whether known cells are said before the video, too."""
+        return self.entry.draws_video and needs_prefix(self.known, self.frame, self.header.mode)
+
+
+class Documents:
+    """Sample number n of a run as a :class:`~tokvid_lm.document.Document`; every pass over the clips is a new order.
+
+    ``mixture`` says what is learned from the clips. ``prompt_drop`` of the documents lose their caption, which guidance
+    needs. With ``score_text`` captions and the end of a document are asked for too. With ``shuffle`` off sample n shows
+    clip n.
+    """
+
+    def __init__(
+        self,
+        processor: VideoProcessor,
+        clips: CodeSource,
+        *,
+        mixture: Sequence[MixtureConfig] = _MIXTURE,
+        prompt_drop: float = 0.0,
+        score_text: bool = False,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        self.processor = processor
+        self.clips = clips
+        self.mixture = Mixture(mixture, seed=seed)
+        self.prompt_drop = prompt_drop
+        self.score_text = score_text
+        self.seed = seed
+        self.shuffle = shuffle
+        texts = [processor.encode_text(caption) for caption in clips.captions]
+        # End to end: a list of lists of numbers would take ten times the memory.
+        self._captions = np.array([token for text in texts for token in text], np.int32)
+        self._bounds = np.cumsum([0, *map(len, texts)])
+        self._start, self._end = processor.start_ids(), processor.end_ids()
+        self._orders: dict[int, npt.NDArray[np.int64]] = {}
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def caption(self, clip: int) -> npt.NDArray[np.int32]:
+        """The ids of the caption of a clip."""
+        return self._captions[self._bounds[clip] : self._bounds[clip + 1]]
+
+    def clip_of(self, sample: int) -> int:
+        """The clip that a sample shows."""
+        turn, place = divmod(sample, len(self.clips))
+        if not self.shuffle:
+            return place
+        if turn not in self._orders:
+            # A batch reaches into two passes at most.
+            self._orders = {number: order for number, order in self._orders.items() if number == turn - 1}
+            self._orders[turn] = np.random.default_rng([self.seed, turn]).permutation(len(self.clips))
+        return int(self._orders[turn][place])
+
+    def length(self, sample: int, latent_frames: int | None = None) -> int:
+        """``len(self.document(sample, latent_frames))``, without writing it."""
+        shown = self._shown(sample, latent_frames)
+        length = len(self._start) + len(shown.caption)
+        if self._ends(shown.entry):
+            length += len(self._end)
+        if shown.entry.objective == "text":
+            return length
+        template, header = self.processor.template, shown.header
+        length += template.length(header)
+        if shown.prefixed:
+            length += len(template.body(VideoHeader(grid=header.grid)).ids) + 2
+        if header.mode == "frame":
+            copied = np.unique(shown.frame[~shown.known])
+            length += len(copied) * len(template.frame(header.grid)) + int((copied > 0).sum()) * header.actions
+        return length
+
+    def document(self, sample: int, latent_frames: int | None = None) -> Document:
+        """What ``sample`` shows, with ``latent_frames`` only the first of them, as a clip of that length."""
+        shown = self._shown(sample, latent_frames)
+        entry = shown.entry
+        writer = DocumentWriter(self.processor.template, self.processor.layout)
+        writer.text(self._start, scored=False)
+        if entry.objective == "caption":
+            self._write_video(writer, sample, shown)
+            writer.text(shown.caption.tolist(), scored=True)
+        else:
+            writer.text(shown.caption.tolist(), scored=self.score_text or entry.objective == "text")
+            if entry.objective != "text":
+                self._write_video(writer, sample, shown)
+        if self._ends(entry):
+            writer.text(self._end, scored=True)
+        return writer.finish()
+
+    def check_context(self, positions: int | None) -> None:
+        """Raise :class:`DataError` naming the longest caption unless every document fits ``positions`` ids."""
+        if positions is None:
+            return
+        longest, where = 0, 0
+        extra = len(self._start) + len(self._end)
+        for clip in range(len(self.clips)):
+            grid = self.clips.grid_of(clip)
+            header = VideoHeader(grid=grid, fps=self.clips.fps_of(clip), actions=self._action_count(clip))
+            length = extra + len(self.caption(clip)) + self.processor.template.length(header)
+            if length > longest:
+                longest, where = length, clip
+        if longest > positions:
+            names = self.clips.names
+            of = f"the caption of {names[where]}" if names else f"caption {where}"
+            raise DataError(
+                f"a document takes {longest} ids but the model reads {positions}: shorten {of}"
+                f" ({len(self.caption(where))} ids), lower the clips' size or number of frames, or take a model with"
+                " more positions"
+            )
+
+    def digest(self) -> str:
+        """64 hexadecimal digits that differ where the clips or the ids of their captions do."""
+        return hashlib.sha256(self.clips.digest().encode() + self._captions.tobytes()).hexdigest()
+
+    def _ends(self, entry: MixtureConfig) -> bool:
+        """Whether the end of the document is written, and asked for."""
+        return self.score_text or not entry.draws_video
+
+    def _action_count(self, clip: int) -> int:
+        return 0 if self.clips.actions_of(clip) is None else self.processor.codec.temporal_stride
+
+    def _shown(self, sample: int, latent_frames: int | None) -> _Shown:
+        clip, entry = self.clip_of(sample), self.mixture.entry(sample)
+        grid = self.clips.grid_of(clip)
+        if latent_frames is not None and latent_frames < grid.t:
+            grid = Grid(t=latent_frames, h=grid.h, w=grid.w)
+        header = VideoHeader(grid=grid, mode=entry.mode, fps=self.clips.fps_of(clip), actions=self._action_count(clip))
+        caption = self.caption(clip)
+        if entry.draws_video and self.mixture.drops_caption(sample, self.prompt_drop):
+            caption = caption[:0]
+        cells = self.processor.layout.cells(grid, self.processor.vocabulary.slots).numpy()
+        known = known_cells(entry.task, grid, self.mixture.task_noise(sample))
+        return _Shown(
+            clip=clip, entry=entry, header=header, caption=caption, known=known[tuple(cells.T)], frame=cells[:, 0]
+        )
+
+    def _write_video(self, writer: DocumentWriter, sample: int, shown: _Shown) -> None:
+        processor, header, grid = self.processor, shown.header, shown.header.grid
+        codes = self.clips.codes_of(shown.clip)[None, :, : grid.t]
+        code_ids = processor.code_ids(codes)[0].numpy()
+        actions = self._action_ids(shown.clip, grid) if header.actions else None
+        asked = ~shown.known if shown.entry.draws_video else np.zeros_like(shown.known)
+        if header.mode != "next_token":
+            noise = self.mixture.mask_noise(sample, len(asked) + grid.t)
+            asked = hide(asked, shown.frame if header.mode == "frame" else None, shown.entry.schedule, noise)
+        if shown.prefixed:
+            writer.known(code_ids, shown.known, grid)
+        writer.video(code_ids, header, asked=asked, action_ids=actions)
+
+    def _action_ids(self, clip: int, grid: Grid) -> npt.NDArray[np.int64]:
+        actions = self.clips.actions_of(clip)
+        assert actions is not None
+        whole = self.processor.action_ids(actions, self.clips.grid_of(clip), self.clips.num_frames_of(clip))
+        return whole[: (grid.t - 1) * self.processor.codec.temporal_stride].numpy()
+
+
+def needs_prefix(known: npt.NDArray[np.bool_], frame: npt.NDArray[np.int64], mode: str) -> bool:
+    """Whether some known place lies beyond what an unknown one before it can see.
+
+    ``known`` and ``frame`` ``[S]`` are of the places of a video's codes. By next-token a code sees the places before
+    it, frame by frame those of its own latent frame too, and at once all of them.
+    """
+    if mode == "maskgit" or known.all() or not known.any():
+        return False
+    first = int(np.flatnonzero(~known)[0])
+    beyond = known & (frame > frame[first]) if mode == "frame" else known[first:]
+    return bool(beyond.any())

@@ -1,0 +1,177 @@
+"""From prompts to the codes of videos, in any mode: what is fed, what is wanted, and in which batches.
+
+It knows segments and samplers, no folder and no user's defaults; :class:`~tokvid_lm.video_lm.VideoLM` has those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tokvid.errors import ModelError, ShapeError
+from tokvid.grid import Grid
+from tokvid_lm.document import Document, DocumentWriter
+from tokvid_lm.documents import needs_prefix
+from tokvid_lm.samplers.canvas import Canvas
+from tokvid_lm.samplers.masked import sample_at_once, sample_by_frame
+from tokvid_lm.samplers.next_token import sample_codes
+from tokvid_lm.samplers.runner import Runner, check_context, sampling_from
+from tokvid_lm.samplers.sampling import Sampling
+from tokvid_lm.segments import Segment, TextSegment, VideoSegment
+from tokvid_lm.templates import VideoHeader
+
+if TYPE_CHECKING:
+    from tokvid_lm.video_lm import VideoLM
+
+_SAMPLERS = {"next_token": sample_codes, "maskgit": sample_at_once, "frame": sample_by_frame}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Given:
+    """What is known of a video to come: ``codes`` ``[1,K,t,h,w]``, ``known`` bool ``[t,h,w]``; ``actions``
+    ``[T-1]``."""
+
+    codes: Tensor | None = None
+    known: Tensor | None = None
+    actions: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """A video to draw: the segments before it, and what is given of it."""
+
+    segments: Sequence[Segment]
+    given: Given
+
+    @property
+    def caption(self) -> str | None:
+        """The text of the prompt."""
+        texts = [segment.text for segment in self.segments if isinstance(segment, TextSegment)]
+        return " ".join(texts) if texts else None
+
+
+def split_request(segments: Sequence[Segment], lm: VideoLM) -> Request:
+    """A prompt whose last segment is a video with unknown cells asks for that video; any other for a new one."""
+    last = segments[-1] if segments else None
+    if isinstance(last, VideoSegment) and last.known is not None and not bool(last.known.all()):
+        codes = lm.processor.codes_of(last)
+        if last.known.shape != codes.shape[2:]:
+            raise ShapeError(
+                f"known must be bool {list(codes.shape[2:])} for these codes, one value a cell, got"
+                f" {list(last.known.shape)}"
+            )
+        return Request(segments=segments[:-1], given=Given(codes=codes, known=last.known.cpu(), actions=last.actions))
+    return Request(segments=segments, given=Given())
+
+
+def draw_codes(
+    lm: VideoLM,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    grid: Grid,
+    num_frames: int,
+    *,
+    fps: float | None,
+    copies: int,
+    batch_size: int,
+    autocast: torch.dtype | None,
+    progress: Callable[[int, int], None] | None,
+) -> Tensor:
+    """Codes ``[requests*copies,K,t,h,w]``, the copies of a request one after the other."""
+    rows = [request for request in requests for _ in range(copies)]
+    parts: list[Tensor] = []
+    for start in range(0, len(rows), batch_size):
+        chunk = rows[start : start + batch_size]
+        samples = torch.arange(start, start + len(chunk))
+        for _, ids in stream_ids(lm, chunk, sampling, grid, num_frames, fps=fps, samples=samples, autocast=autocast):
+            last = ids
+        parts.append(lm.processor.decode_codes(last, grid))
+        if progress is not None:
+            progress(start + len(chunk), len(rows))
+    return torch.cat(parts)
+
+
+def stream_ids(
+    lm: VideoLM,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    grid: Grid,
+    num_frames: int,
+    *,
+    fps: float | None,
+    samples: Tensor,
+    autocast: torch.dtype | None = None,
+    use_cache: bool = True,
+) -> Iterator[tuple[int, Tensor]]:
+    """``(latent frame, ids of codes [rows,S])`` after each finished latent frame of one batch."""
+    header = VideoHeader(
+        grid=grid, mode=sampling.mode, fps=fps, actions=lm.codec.temporal_stride if lm.vocabulary.num_actions else 0
+    )
+    canvas = _canvas(lm, requests, header, num_frames)
+    prompts = [_prompt(lm, request, header, canvas.rows(slice(row, row + 1))) for row, request in enumerate(requests)]
+    if sampling.guided:
+        lm.check_guidance()
+        nulls = [
+            Request(segments=[], given=Given() if sampling.guides_known else request.given) for request in requests
+        ]
+        prompts += [_prompt(lm, null, header, canvas.rows(slice(row, row + 1))) for row, null in enumerate(nulls)]
+    # The end of the video is never fed here, but whoever goes on with the document will feed it.
+    check_context(lm.model, max(map(len, prompts)) + len(canvas) + 1)
+    with sampling_from(lm.model, autocast):
+        runner = Runner(
+            lm.model,
+            lm.head,
+            prompts,
+            len(canvas),
+            positions=lm.positions,
+            stored_as=autocast,
+            use_cache=use_cache,
+        )
+        for frame, ids in _SAMPLERS[sampling.mode](runner, canvas, lm.vocabulary, sampling, samples):
+            yield frame, ids[:, canvas.is_code]
+
+
+def _canvas(lm: VideoLM, requests: Sequence[Request], header: VideoHeader, num_frames: int) -> Canvas:
+    """One row a request, with what is given of it."""
+    grid, rows = header.grid, len(requests)
+    codes = torch.zeros(rows, lm.vocabulary.num_codebooks, grid.t, grid.h, grid.w, dtype=torch.int64)
+    known = torch.zeros(rows, grid.t, grid.h, grid.w, dtype=torch.bool)
+    actions = torch.zeros(rows, (grid.t - 1) * header.actions, dtype=torch.int64)
+    for row, request in enumerate(requests):
+        given = request.given
+        if given.codes is not None and given.known is not None:
+            if given.codes.shape[2:] != known.shape[1:]:
+                raise ShapeError(
+                    f"the video that is given has a grid of {list(given.codes.shape[2:])}, the one asked for {grid}"
+                )
+            codes[row], known[row] = given.codes[0], given.known
+        if header.actions:
+            if given.actions is None:
+                raise ModelError("this model draws videos from actions: give actions, int64 [T-1]")
+            actions[row] = lm.processor.action_ids(given.actions, grid, num_frames)
+        elif given.actions is not None:
+            raise ModelError("this model knows no actions; extend one with num_actions to train it on them")
+    return Canvas.build(
+        lm.template,
+        lm.layout,
+        header,
+        rows,
+        known_ids=lm.vocabulary.codes_to_ids(codes),
+        known=known,
+        action_ids=actions,
+    )
+
+
+def _prompt(lm: VideoLM, request: Request, header: VideoHeader, canvas: Canvas) -> Document:
+    """The document up to the first place of the canvas (of one row)."""
+    writer = DocumentWriter(lm.template, lm.layout)
+    lm.processor.write(writer, request.segments)
+    known, frame = ~canvas.wanted[0][canvas.is_code], canvas.frame[canvas.is_code]
+    if request.given.known is not None and needs_prefix(known.numpy(), frame.numpy(), header.mode):
+        writer.known(canvas.code_ids[0].numpy(), known.numpy(), header.grid)
+    writer.header(header)
+    return writer.finish()

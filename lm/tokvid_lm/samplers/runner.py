@@ -1,0 +1,200 @@
+"""Feeds rows of ids to a model, piece by piece: a prompt, then ids that see all before them, or blocks that see
+themselves.
+
+It holds the cache, the masks and the positions, and takes back what was only tried. With the cache off everything is
+computed anew each time, which is slow and says the same: tests compare the two. It knows ids, not what they mean.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tokvid.errors import ModelError
+from tokvid_lm.attention_windows import layer_windows
+from tokvid_lm.collate import collate
+from tokvid_lm.document import Document
+from tokvid_lm.head import head_logits
+from tokvid_lm.positions import Coordinates, PositionScheme
+from tokvid_lm.samplers.cache import ReservedCache
+
+_CACHE_NAMES = ("cache", "past_key_values")  # transformers renamed it in 5.24
+
+
+class Runner:
+    """Rows under way. ``prompts`` are documents of any lengths; at most ``room`` more ids are fed.
+
+    ``head`` is the model's plain head, or None where the model makes its logits otherwise. ``stored_as`` is the type
+    that keys and values are held in. Raises :class:`ModelError` for a model that has no cache, or whose attention
+    takes no masks of ours.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        head: nn.Linear | None,
+        prompts: Sequence[Document],
+        room: int,
+        *,
+        positions: PositionScheme,
+        stored_as: torch.dtype | None = None,
+        use_cache: bool = True,
+    ) -> None:
+        self._body: nn.Module = model if head is None else model.base_model
+        self._head = head
+        self._positions = positions
+        accepted = inspect.signature(model.forward).parameters
+        name = next((name for name in _CACHE_NAMES if name in accepted), None)
+        if name is None:
+            raise ModelError(f"{type(model).__name__} has no key-value cache; tokvid cannot sample from it")
+        self._cache_name = name
+        self._takes_positions = "position_ids" in accepted
+        self._implementation = model.config._attn_implementation
+        self._windows = layer_windows(model.config)
+        self.lengths = torch.tensor([len(prompt) for prompt in prompts])
+        longest = int(self.lengths.max())
+        self._device, self._dtype = model.device, model.dtype
+        self._ids, self._places = _left_padded(prompts, positions)
+        # Padding is no key for anybody; all that is fed later is.
+        self._is_key = (torch.arange(longest) >= longest - self.lengths[:, None]).to(self._device)
+        self._causal = torch.ones(longest, longest, dtype=torch.bool, device=self._device).tril_()
+        capacity = longest + room
+        self._cache = ReservedCache(model.config, capacity, stored_as=stored_as) if use_cache else None
+        self._seen = 0
+
+    @property
+    def seen(self) -> int:
+        """Positions fed so far, padding included."""
+        return self._seen
+
+    def prefill(self) -> Tensor:
+        """Feed the prompts; the features ``[rows,1,...]`` of their last ids."""
+        return self._run(self._ids, self._places, self._causal, keep=True)[:, -1:]
+
+    def feed(self, ids: Tensor, place: Coordinates, *, block: bool = False, keep: bool = True) -> Tensor:
+        """Feed ``ids`` ``[rows,n]``; features ``[rows,n,...]`` for :meth:`logits`.
+
+        They see all before them and, as a ``block``, one another, else those of them that come before. With ``keep``
+        off they are forgotten again.
+        """
+        count = ids.shape[1]
+        inside = torch.ones(count, count, dtype=torch.bool, device=self._device)
+        inside = inside if block else inside.tril_()
+        return self._run(ids.to(self._device), self._positions.of(place).to(self._device), inside, keep=keep)
+
+    def logits(self, features: Tensor, low: int, high: int) -> Tensor:
+        """Columns ``[low, high)`` of the logits of features ``[...,D]``, float32; raises for NaN."""
+        logits = features[..., low:high] if self._head is None else head_logits(self._head, features, low, high)
+        logits = logits.float()
+        if bool(logits.isnan().any()):
+            raise ModelError("the model's logits are NaN; its weights are broken or overflow")
+        return logits
+
+    def _run(self, ids: Tensor, places: Tensor, inside: Tensor, *, keep: bool) -> Tensor:
+        start, count = self._seen, ids.shape[1]
+        rows = len(ids)
+        is_key = torch.cat([self._is_key, self._is_key.new_ones(rows, start + count - self._is_key.shape[1])], dim=1)
+        before = is_key[:, None, :start].expand(-1, count, -1)
+        own = inside & is_key[:, None, start:] | torch.eye(count, dtype=torch.bool, device=ids.device)
+        mask = torch.cat([before, own.expand(rows, -1, -1)], dim=2)
+        if self._cache is None:
+            return self._anew(ids, places, mask, keep=keep)
+        features = self._forward(ids, places, mask, {self._cache_name: self._cache, "use_cache": True})
+        if keep:
+            self._is_key, self._seen = is_key, start + count
+        else:
+            self._cache.rewind(start)
+        return features
+
+    def _anew(self, ids: Tensor, places: Tensor, mask: Tensor, *, keep: bool) -> Tensor:
+        """Without a cache: all that was kept, with the mask that each piece had, and the new piece."""
+        history = getattr(self, "_history", None)
+        if history is not None:
+            old_ids, old_places, old_mask = history
+            wide = torch.nn.functional.pad(old_mask, (0, ids.shape[1]))
+            ids, places = torch.cat([old_ids, ids], dim=1), torch.cat([old_places, places], dim=-1)
+            mask = torch.cat([wide, mask], dim=1)
+        features = self._forward(ids, places, mask, {"use_cache": False})
+        start = self._seen
+        if keep:
+            self._history = (ids, places, mask)
+            self._is_key = torch.nn.functional.pad(self._is_key, (0, ids.shape[1] - self._is_key.shape[1]), value=True)
+            self._seen = ids.shape[1]
+        return features[:, start:]
+
+    def _forward(self, ids: Tensor, places: Tensor, mask: Tensor, cache: dict[str, Any]) -> Tensor:
+        arguments: dict[str, Any] = {"position_ids": places} if self._takes_positions else {}
+        output = self._body(input_ids=ids, attention_mask=self._mask_argument(mask), **arguments, **cache)
+        features: Tensor = output.logits if self._head is None else output.last_hidden_state
+        return features
+
+    def _mask_argument(self, mask: Tensor) -> Any:
+        """``mask`` ``[rows,n,keys]`` in the form that the model's attention takes, for each kind of its layers."""
+        if isinstance(self._windows, dict):
+            return {kind: self._form(_windowed(mask, window)) for kind, window in self._windows.items()}
+        return self._form(_windowed(mask, self._windows))
+
+    def _form(self, mask: Tensor) -> Tensor:
+        wide = mask.unsqueeze(1)
+        if self._implementation != "eager":
+            return wide
+        nothing = torch.finfo(self._dtype).min
+        return torch.zeros_like(wide, dtype=self._dtype).masked_fill_(~wide, nothing)
+
+
+def _windowed(mask: Tensor, window: int | None) -> Tensor:
+    """``mask`` ``[rows,n,keys]`` without the keys that lie ``window`` places or more behind a query."""
+    if window is None:
+        return mask
+    queries, keys = mask.shape[1:]
+    distance = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)[None, :]
+    return mask & (distance < window).to(mask.device)
+
+
+def _left_padded(prompts: Sequence[Document], positions: PositionScheme) -> tuple[Tensor, Tensor]:
+    """Ids ``[rows,n]`` and what the model takes as positions, with the padding on the left."""
+    longest = max(map(len, prompts))
+    batch = collate([[prompt] for prompt in prompts], pad_id=0, positions=positions)
+    shift = (torch.arange(longest) - torch.tensor([longest - len(prompt) for prompt in prompts])[:, None]) % longest
+    places = batch["position_ids"]
+    return batch["input_ids"].gather(1, shift), places.gather(-1, shift.expand_as(places))
+
+
+@contextmanager
+def sampling_from(model: PreTrainedModel, autocast: torch.dtype | None) -> Iterator[None]:
+    """The model as samplers want it: in evaluation mode, in ``autocast``, its attention one that takes masks of
+    ours."""
+    training, implementation = model.training, model.config._attn_implementation
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(_autocast(model.device, autocast))
+        model.eval()
+        if implementation not in ("sdpa", "eager"):
+            # The same numbers; flex wants a program for every shape and flash takes no masks.
+            model.set_attn_implementation("sdpa")
+        try:
+            yield
+        finally:
+            if implementation not in ("sdpa", "eager"):
+                model.set_attn_implementation(implementation)
+            model.train(training)
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def check_context(model: PreTrainedModel, length: int) -> None:
+    """Raise :class:`ModelError` when the model cannot see ``length`` positions."""
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise ModelError(
+            f"prompt and answer need {length} positions, but the model's context has {limit};"
+            " shorten the prompt, or ask for fewer frames, a smaller picture or fewer new tokens"
+        )

@@ -1,0 +1,194 @@
+"""Samples of a run: what they show is a function of their number, as long as was said, and what the processor
+writes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokvid.data.clips import ClipArray, SpriteDataConfig, materialise, open_clips
+from tokvid.errors import ConfigError, DataError, ShapeError
+from tokvid_lm import TextSegment, VideoLM, VideoSegment
+from tokvid_lm.batch_plan import Batch
+from tokvid_lm.code_clips import CodedClips, code_clips, codes_dtype, encode_clips
+from tokvid_lm.collate import Collator
+from tokvid_lm.document import IGNORED, Document
+from tokvid_lm.documents import Documents
+from tokvid_lm.mixture import MixtureConfig
+from tokvid_lm.tasks import VIDEO_TASKS
+from tokvid_lm.vocabulary import MODES
+from tokvid_tokenizers import VideoCodec
+
+CAPTIONS = ("a cat", "", "the little unicorn slides to the right over sand")
+EVERY_MIXTURE = (
+    *(MixtureConfig(objective=mode, task=task) for mode in MODES for task in VIDEO_TASKS),
+    MixtureConfig(objective="caption"),
+    MixtureConfig(objective="text"),
+)
+
+
+def make_clips(codec: VideoCodec) -> CodedClips:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(codec.codebook_size, (3, codec.num_codebooks, 3, 2, 3), generator=generator)
+    return CodedClips(
+        codes=codes.short(), captions=CAPTIONS, num_frames=9, height=16, width=24, codebook_size=1000, fps=8.0
+    )
+
+
+@pytest.fixture(scope="module")
+def clips(codec: VideoCodec) -> CodedClips:
+    return make_clips(codec)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_document_is_what_the_processor_writes(video_lm: VideoLM, clips: CodedClips, number: int) -> None:
+    video = VideoSegment(codes=clips.codes_of(number)[None], fps=8.0)
+    expected = video_lm.processor.encode([TextSegment(CAPTIONS[number]), video])
+    documents = Documents(video_lm.processor, clips, score_text=True, shuffle=False)
+    document = documents.document(number)
+    assert document.ids.tolist() == expected.tolist()
+    text = len(documents.caption(number))
+    labels = document.labels[document.labels != IGNORED].tolist()
+    codes = [token for token in expected.tolist() if token >= video_lm.vocabulary.code_offset]
+    assert labels == [*expected.tolist()[1 : 1 + text], *codes, video_lm.tokenizer.eos_token_id]
+    bare = Documents(video_lm.processor, clips, shuffle=False).document(number)
+    assert bare.labels[bare.labels != IGNORED].tolist() == codes
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sample=st.integers(0, 10_000),
+    entry=st.sampled_from(EVERY_MIXTURE),
+    latent_frames=st.one_of(st.none(), st.integers(1, 3)),
+    score_text=st.booleans(),
+)
+def test_documents_are_as_long_as_said(
+    video_lm: VideoLM, sample: int, entry: MixtureConfig, latent_frames: int | None, score_text: bool
+) -> None:
+    documents = Documents(
+        video_lm.processor, make_clips(video_lm.codec), mixture=(entry,), prompt_drop=0.3, score_text=score_text
+    )
+    document = documents.document(sample, latent_frames)
+    assert len(document) == documents.length(sample, latent_frames)
+    assert (document.labels != IGNORED).any() or entry.objective in ("caption", "text"), "it teaches something"
+
+
+def test_samples_depend_on_their_number_alone(video_lm: VideoLM, clips: CodedClips) -> None:
+    mixture = (
+        MixtureConfig(objective="next_token"),
+        MixtureConfig(objective="maskgit", task="inpainting", share=2.0),
+        MixtureConfig(objective="frame"),
+    )
+
+    def documents(seed: int = 0) -> Documents:
+        return Documents(video_lm.processor, clips, mixture=mixture, prompt_drop=0.25, seed=seed)
+
+    ours, again = documents(), documents()
+    order = [ours.clip_of(sample) for sample in range(30)]
+    assert all(sorted(order[start : start + 3]) == [0, 1, 2] for start in range(0, 30, 3)), "a pass shows each once"
+    assert [again.clip_of(sample) for sample in reversed(range(30))] == order[::-1]
+    assert len({tuple(order[start : start + 3]) for start in range(0, 30, 3)}) > 1, "every pass has the same order"
+    assert [documents(1).clip_of(sample) for sample in range(30)] != order
+    for sample in (0, 7, 29):
+        one, other = ours.document(sample), again.document(sample)
+        assert np.array_equal(one.ids, other.ids) and np.array_equal(one.labels, other.labels)
+    entries = [ours.mixture.entry(sample).objective for sample in range(2000)]
+    shares = [entries.count(mode) / 2000 for mode in MODES]
+    assert np.allclose(shares, [0.25, 0.5, 0.25], atol=0.04)
+    assert 0.22 < np.mean([ours.mixture.drops_caption(sample, 0.25) for sample in range(4000)]) < 0.28
+
+
+def test_a_dropped_caption_leaves_the_null_prompt(video_lm: VideoLM, clips: CodedClips) -> None:
+    document = Documents(video_lm.processor, clips, prompt_drop=1.0, shuffle=False).document(2)
+    alone = Documents(video_lm.processor, clips, shuffle=False).document(1)
+    first = int(np.flatnonzero(document.content)[0])
+    assert document.ids[:first].tolist() == alone.ids[:first].tolist(), "clip 1 has no caption"
+
+
+def test_masked_shares_follow_the_schedule(video_lm: VideoLM, clips: CodedClips) -> None:
+    documents = Documents(video_lm.processor, clips, mixture=(MixtureConfig(objective="maskgit"),))
+    counts = np.array([(documents.document(sample).labels != IGNORED).sum() for sample in range(400)])
+    assert counts.min() >= 1 and counts.max() == 18
+    # The mean of cos(pi/2 u) is 2/pi; rounding up adds half a cell.
+    assert abs(counts.mean() / 18 - 2 / np.pi - 0.5 / 18) < 0.04
+
+
+def test_a_batch_pads_on_the_right_and_packs_documents_side_by_side(video_lm: VideoLM, clips: CodedClips) -> None:
+    documents = Documents(video_lm.processor, clips, shuffle=False)
+    collator = Collator(documents, pad_id=258, positions=video_lm.positions)
+    batch = collator([Batch(rows=((2, 0), (1,)))])
+    one, two, three = (documents.document(number) for number in (2, 0, 1))
+
+    def fields(row: int, span: slice) -> list[list[int]]:
+        return [batch[name][row, span].tolist() for name in ("input_ids", "labels", "order", "position_ids")]
+
+    def of(document: Document) -> list[list[int]]:
+        return [column.tolist() for column in (document.ids, document.labels, document.order, document.index)]
+
+    assert fields(0, slice(0, len(one))) == of(one)
+    assert fields(0, slice(len(one), None)) == of(two)
+    assert fields(1, slice(0, len(three))) == of(three)
+    assert set(batch["input_ids"][1, len(three) :].tolist()) == {258}
+    assert set(batch["labels"][1, len(three) :].tolist()) == {IGNORED}
+    assert batch["document"][0].unique().tolist() == [0, 1] and batch["document"][1].unique().tolist() == [-1, 0]
+    with pytest.raises(ShapeError, match="at least one document"):
+        collator([Batch(rows=())])
+
+
+def test_too_long_a_document_is_named(video_lm: VideoLM, clips: CodedClips) -> None:
+    documents = Documents(video_lm.processor, clips, score_text=True, shuffle=False)
+    documents.check_context(None)
+    documents.check_context(len(documents.document(2)))
+    with pytest.raises(DataError, match=r"takes \d+ ids but the model reads 20.*caption 2"):
+        documents.check_context(20)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"objective": "caption", "task": "inpainting"}, "draws no video"),
+        ({"share": 0.0}, "share"),
+        ({"weight": -1.0}, "weight"),
+    ],
+)
+def test_mixtures_that_make_no_sense_are_refused(entry: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        MixtureConfig(**entry)  # type: ignore[arg-type]
+
+
+def test_a_source_gives_the_codes_of_its_clips(codec: VideoCodec) -> None:
+    config = SpriteDataConfig(size=(16, 16), num_frames=5, train_clips=7)
+    array = materialise(open_clips(config, "train"))
+    calls: list[tuple[int, int]] = []
+    streamed = code_clips(
+        codec, open_clips(config, "train"), batch_size=3, progress=lambda done, total: calls.append((done, total))
+    )
+    assert calls == [(3, 7), (6, 7), (7, 7)]
+    in_memory = code_clips(codec, array, batch_size=3)
+    assert torch.equal(streamed.codes, in_memory.codes)
+    assert streamed.captions == tuple(array.captions) == in_memory.captions
+    assert (streamed.num_frames, streamed.height, streamed.width, streamed.fps) == (5, 16, 16, 8.0)
+    assert streamed.codes.dtype == torch.int16
+    assert torch.equal(encode_clips(codec, array.frames, batch_size=3), streamed.codes)
+    assert streamed.grid == codec.grid_for(5, 16, 16)
+    assert streamed.digest() == in_memory.digest()
+
+
+def test_what_cannot_be_encoded_is_refused(codec: VideoCodec) -> None:
+    frames = np.zeros((2, 5, 16, 16, 3), np.float32)
+    with pytest.raises(ShapeError, match="uint8"):
+        encode_clips(codec, frames)  # type: ignore[arg-type]
+    empty = ClipArray(
+        frames=np.zeros((0, 5, 16, 16, 3), np.uint8), fps=8.0, captions=[], names=[], skipped=[("a.mp4", "is torn")]
+    )
+    with pytest.raises(DataError, match=r"a\.mp4: is torn"):
+        code_clips(codec, empty)
+    assert [codes_dtype(size) for size in (256, 257, 32768, 32769)] == [
+        torch.uint8,
+        torch.int16,
+        torch.int16,
+        torch.int32,
+    ]

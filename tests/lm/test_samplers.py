@@ -1,0 +1,267 @@
+"""Drawing in every mode: the cache changes nothing, noise belongs to a sample, not to its batch, given cells stay."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from tests.lm.tiny import FAMILIES, build_model, build_tokenizer
+from tokvid.errors import ModelError, ShapeError
+from tokvid.grid import Grid
+from tokvid_lm import TextSegment, VideoLM, VideoSegment
+from tokvid_lm.generation import split_request, stream_ids
+from tokvid_lm.samplers.cache import ReservedCache
+from tokvid_lm.samplers.next_token import sample_text
+from tokvid_lm.samplers.runner import Runner, check_context, sampling_from
+from tokvid_lm.samplers.sampling import Sampling
+from tokvid_lm.segments import Segment
+from tokvid_lm.tasks import first_frames, inside_box
+from tokvid_lm.video_lm import VideoSettings
+from tokvid_lm.vocabulary import MODES
+from tokvid_tokenizers import load_codec
+
+GRID = Grid(t=2, h=2, w=3)
+TEXTS = ["abcde", "i", "ggg"]
+
+
+@functools.cache
+def build(family: str = "llama", template: str = "rows", num_actions: int = 0) -> VideoLM:
+    codec = load_codec("preset:tiny")
+    lm = VideoLM.extend(
+        build_model(family), codec=codec, tokenizer=build_tokenizer(), template=template, num_actions=num_actions
+    )
+    lm.settings = VideoSettings(sampling=tuple(Sampling(mode=mode, steps=4) for mode in MODES))
+    return lm
+
+
+def draw(lm: VideoLM, mode: str, prompts: list[list[Segment]] | None = None, **changes: Any) -> Tensor:
+    """The ids of codes ``[rows,S]`` of the last state."""
+    prompts = [[TextSegment(text)] for text in TEXTS] if prompts is None else prompts
+    samples = changes.pop("samples", torch.arange(len(prompts)))
+    use_cache = changes.pop("use_cache", True)
+    sampling = Sampling(**{"mode": mode, "steps": 4, "guidance_scale": 2.0, **changes})  # type: ignore[arg-type]
+    requests = [split_request(segments, lm) for segments in prompts]
+    states = list(stream_ids(lm, requests, sampling, GRID, 5, fps=None, samples=samples, use_cache=use_cache))
+    return states[-1][1]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_is_recomputed(family: str, mode: str) -> None:
+    """Also beyond Mistral's window of 16, and with prompts of several lengths."""
+    lm = build(family)
+    assert torch.equal(draw(lm, mode), draw(lm, mode, use_cache=False))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_features_are_the_recomputed_ones(family: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[bool, list[Tensor]] = {True: [], False: []}
+    plain = Runner.logits
+
+    def spy(runner: Runner, features: Tensor, low: int, high: int) -> Tensor:
+        logits = plain(runner, features, low, high)
+        seen[runner._cache is not None].append(logits)
+        return logits
+
+    monkeypatch.setattr(Runner, "logits", spy)
+    lm = build(family)
+    draw(lm, mode), draw(lm, mode, use_cache=False)
+    assert len(seen[True]) == len(seen[False]) >= 8
+    for ours, theirs in zip(seen[True], seen[False], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_sample_does_not_depend_on_its_batch(mode: str) -> None:
+    lm = build()
+    together = draw(lm, mode)
+    for row, text in enumerate(TEXTS):
+        assert torch.equal(together[row : row + 1], draw(lm, mode, [[TextSegment(text)]], samples=torch.tensor([row])))
+    twins = draw(lm, mode, [[TextSegment("abcde")]] * 3)
+    assert len(torch.unique(twins, dim=0)) == 3
+    assert torch.equal(together, draw(lm, mode))
+    assert not torch.equal(together, draw(lm, mode, seed=1))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_guidance_of_one_is_off_and_zero_is_the_null_prompt(mode: str) -> None:
+    lm = build()
+    off = draw(lm, mode, guidance_scale=1.0)
+    assert not torch.equal(off, draw(lm, mode, guidance_scale=4.0))
+    nothing = draw(lm, mode, [[], [], []], guidance_scale=1.0)
+    assert torch.equal(nothing, draw(lm, mode, guidance_scale=0.0))
+
+
+def given(lm: VideoLM, known: Tensor, text: str = "abcde") -> list[Segment]:
+    codes = torch.arange(12).view(1, 1, 2, 2, 3) * 71 % lm.codec.codebook_size
+    return [TextSegment(text), VideoSegment(codes=codes, known=known)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "known", [first_frames(GRID, 1), inside_box(GRID, 0, 1, 2, 1), ~inside_box(GRID, 0, 1, 2, 1)], ids=str
+)
+def test_given_cells_stay_and_the_cache_changes_nothing(mode: str, known: Tensor) -> None:
+    lm = build()
+    prompts = [given(lm, known), given(lm, first_frames(GRID, 1), "i"), given(lm, known, "ggg")]
+    ids = draw(lm, mode, prompts)
+    codes = lm.processor.decode_codes(ids, GRID)
+    for row, segments in enumerate(prompts):
+        video = segments[-1]
+        assert isinstance(video, VideoSegment) and video.codes is not None and video.known is not None
+        assert torch.equal(codes[row, 0][video.known], video.codes[0, 0][video.known])
+    assert torch.equal(ids, draw(lm, mode, prompts, use_cache=False))
+    other = [[*segments[:-1], VideoSegment(codes=7 + segments[-1].codes, known=known)] for segments in prompts]  # type: ignore[union-attr]
+    unknown = ~known
+    changed = lm.processor.decode_codes(draw(lm, mode, other), GRID)[0, 0][unknown]
+    assert not torch.equal(changed, codes[0, 0][unknown]), "what is given is seen, wherever it stands"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_guidance_may_be_towards_the_given_cells(mode: str) -> None:
+    """Fault 8: what is compared with must not know what guidance is towards."""
+    lm = build()
+    prompts = [given(lm, first_frames(GRID, 1))]
+    texts = draw(lm, mode, prompts, guidance_scale=3.0)
+    assert not torch.equal(texts, draw(lm, mode, prompts, guidance_scale=3.0, guides_known=True))
+    both = draw(lm, mode, prompts, guidance_scale=0.0, guides_known=True)[:, 6:]
+    assert torch.equal(both, draw(lm, mode, prompts, guidance_scale=0.0, guides_known=True, use_cache=False)[:, 6:])
+
+
+def test_frames_come_as_they_are_done() -> None:
+    lm = build()
+    requests = [split_request([TextSegment("abc")], lm)]
+    for mode, frames in (("next_token", [0, 1]), ("frame", [0, 1]), ("maskgit", [1])):
+        sampling = Sampling(mode=mode, steps=3)  # type: ignore[arg-type]
+        states = [
+            (frame, ids.clone())
+            for frame, ids in stream_ids(lm, requests, sampling, GRID, 5, fps=None, samples=torch.arange(1))
+        ]
+        assert [frame for frame, _ in states] == frames
+        if len(states) == 2:
+            assert torch.equal(states[0][1][:, :6], states[1][1][:, :6]), "a finished frame stays"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_video_takes_the_passes_it_should(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, calls = build(), []
+    plain = Runner._forward
+    monkeypatch.setattr(Runner, "_forward", lambda self, *rest: calls.append(rest[0].shape[1]) or plain(self, *rest))
+    draw(lm, mode)
+    assert len(calls) == {"next_token": 1 + 12, "maskgit": 1 + 4, "frame": 1 + 4 + 1 + 4}[mode]
+
+
+def test_actions_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = build(num_actions=3)
+    size: dict[str, Any] = {"num_frames": 5, "height": 16, "width": 24}
+    for mode in MODES:
+
+        def codes(actions: Tensor, mode: str = mode) -> Tensor:
+            (clip,) = lm.generate([TextSegment("a")], mode=mode, actions=actions, **size)
+            assert isinstance(clip, VideoSegment) and clip.codes is not None
+            return clip.codes
+
+        one, other = codes(torch.tensor([0, 1, 2, 0])), codes(torch.tensor([0, 1, 2, 1]))
+        if mode != "maskgit":
+            assert torch.equal(one[:, :, 0], other[:, :, 0]), "the first frame comes before all actions"
+        assert not torch.equal(one, other)
+    with pytest.raises(ModelError, match=r"actions must lie in \[0, 3\), got values from 0 to 5"):
+        lm.generate([TextSegment("a")], actions=torch.tensor([0, 1, 2, 5]), **size)
+    with pytest.raises(ShapeError, match="has 4 actions, one from each frame to the next, got 3"):
+        lm.generate([TextSegment("a")], actions=torch.tensor([0, 1, 2]), **size)
+    with pytest.raises(ModelError, match="draws videos from actions: give actions"):
+        lm.generate([TextSegment("a")], **size)
+    with pytest.raises(ModelError, match="this model knows no actions"):
+        build().generate([TextSegment("a")], actions=torch.tensor([0, 1, 2, 0]), **size)
+
+
+def test_text_rows_end_on_their_own() -> None:
+    lm = build()
+    ends = list(range(100))
+    allowed = torch.ones(lm.vocabulary.text_size, dtype=torch.bool)
+    prompts = [lm.document([TextSegment(chr(100 + i))]) for i in range(8)]
+    with sampling_from(lm.model, None):
+        runner = Runner(lm.model, lm.head, prompts, 30, positions=lm.positions)
+        drawn = list(sample_text(runner, allowed, ends, Sampling(), torch.arange(8), max_new_tokens=30))
+    ids = torch.stack(drawn, dim=1)
+    assert ids.shape[1] < 30
+    lengths = set()
+    for row in ids.tolist():
+        end = next(i for i, token in enumerate(row) if token in ends)
+        lengths.add(end)
+        assert all(token == ends[0] for token in row[end + 1 :])
+    assert len(lengths) > 1
+
+
+def test_what_cannot_be_sampled_raises() -> None:
+    lm = build()
+    with pytest.raises(ModelError, match=r"need \d+ positions, but the model's context has 256"):
+        check_context(lm.model, 300)
+    with pytest.raises(ModelError, match=r"need \d+ positions, but the model's context has 256"):
+        draw(lm, "next_token", [[TextSegment("x" * 500)]])
+    with pytest.raises(ShapeError, match=r"known must be bool \[2, 2, 3\]"):
+        draw(lm, "maskgit", [given(lm, torch.zeros(2, 3, 3, dtype=torch.bool))])
+    longer = Grid(t=3, h=2, w=3)
+    video = VideoSegment(codes=torch.zeros(1, 1, 3, 2, 3, dtype=torch.int64), known=first_frames(longer, 1))
+    with pytest.raises(ShapeError, match="has a grid of"):
+        draw(lm, "maskgit", [[video]])
+    lm.settings = VideoSettings(sampling=lm.settings.sampling, knows_null_prompt=False)
+    try:
+        with pytest.raises(ModelError, match="trained without prompt_drop"):
+            draw(lm, "next_token")
+    finally:
+        lm.settings = VideoSettings(sampling=lm.settings.sampling)
+    broken = VideoLM.extend(build_model("llama"), codec=lm.codec, tokenizer=build_tokenizer())
+    with torch.no_grad():
+        broken.model.lm_head.weight[-1] = float("nan")  # type: ignore[index,union-attr,operator]
+    for mode in MODES:
+        with pytest.raises(ModelError, match="logits are NaN"):
+            draw(broken, mode)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    lm = build()
+    lm.model.train()
+    lm.model.set_attn_implementation("flex_attention")
+    try:
+        draw(lm, "maskgit")
+        assert lm.model.training and lm.model.config._attn_implementation == "flex_attention"
+    finally:
+        lm.model.set_attn_implementation("sdpa")
+        lm.model.eval()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_eager_attention_and_bf16_draw_too(mode: str) -> None:
+    lm = build()
+    plain = draw(lm, mode)
+    lm.model.set_attn_implementation("eager")
+    try:
+        assert torch.equal(draw(lm, mode), plain)
+    finally:
+        lm.model.set_attn_implementation("sdpa")
+    clips = lm.generate([TextSegment("a")], mode=mode, num_frames=5, height=16, width=24, autocast=torch.bfloat16)
+    assert len(clips) == 1
+
+
+def test_the_reserved_cache_holds_what_the_dynamic_one_holds_and_can_be_rewound() -> None:
+    config = build_model("llama").config
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = ReservedCache(config, 4), DynamicCache(config=config)
+    halved = ReservedCache(config, 4, stored_as=torch.bfloat16)
+    for length in (3, 1, 1, 5):  # beyond what was reserved
+        keys, values = torch.randn(2, 2, 4, length, 8, generator=generator)
+        expected = theirs.update(keys, values, 1)
+        ours.update(keys + 9, values, 1)
+        ours.rewind(ours.get_seq_length(1) - length)
+        for got, want in zip(ours.update(keys, values, 1), expected, strict=True):
+            assert torch.equal(got, want)
+        assert halved.update(keys, values, 1)[0].dtype == torch.bfloat16
+        assert torch.equal(halved.layers[1].values, expected[1].bfloat16())
+        assert ours.get_seq_length(1) == theirs.get_seq_length(1) == halved.get_seq_length(1)
