@@ -25,33 +25,44 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from tokvid.atomic import write_text
 from tokvid.errors import CheckpointError, ModelError, TokvidError
 from tokvid.saved_json import read_mapping
+from tokvid_lm.positions import PositionKind
 
 _LOG = logging.getLogger(__name__)
 _CONFIG, _TOKENIZER_CONFIG = "config.json", "tokenizer_config.json"
+_MARK = "tokvid_"  # before the model_type of what a plain load would compute wrongly
 _LONGEST = 240  # of what transformers says, in characters
 
 
 def load_causal_lm(
-    name: str | Path, *, dtype: torch.dtype | None = None, exact: bool = False, positions: str = "1d"
+    name: str | Path, *, dtype: torch.dtype | None = None, exact: bool = False, positions: PositionKind = "1d"
 ) -> PreTrainedModel:
     """A causal language model by name or folder, in ``dtype`` or in the one it was saved in; its code is never run.
 
-    With other ``positions`` than 1d it is a folder that :func:`mark_positions` has marked. Raises :class:`ModelError`
-    for a model that cannot be loaded, or lacks weights, or has some of another shape; with ``exact`` also for one
-    with weights that are not the model's.
+    What :func:`mark_model_type` has marked loads with the same ``positions`` and with no others. Raises
+    :class:`ModelError` for a model that cannot be loaded, or lacks weights, or has some of another shape; with
+    ``exact`` also for one with weights that are not the model's.
     """
-    with _guarded("causal language model", name):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(name),
-            dtype=dtype or "auto",
-            trust_remote_code=False,
-            use_safetensors=True,  # never a pickle
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            config=None if positions == "1d" else _unmarked_config(Path(name), positions),
-        )
+    try:
+        with _guarded("causal language model", name):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(name),
+                config=None if positions == "1d" else _unmarked_config(name, positions),
+                dtype=dtype or "auto",
+                trust_remote_code=False,
+                use_safetensors=True,  # never a pickle
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+            )
+    except ModelError as error:
+        if f"model type `{_MARK}" not in str(error):
+            raise
+        raise ModelError(
+            f"{str(name)!r} is no plain model: it was saved with positions that transformers does not know; load it"
+            " with VideoLM.from_pretrained"
+        ) from error
     model: PreTrainedModel = loaded[0]
     info: dict[str, Any] = loaded[1]
     missing, unknown = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
@@ -67,29 +78,31 @@ def load_causal_lm(
     return model
 
 
-def mark_positions(folder: Path, positions: str) -> None:
-    """Name the positions in the ``model_type`` of a saved model, so that a plain load fails and is not silently
-    wrong."""
+def mark_model_type(folder: Path, positions: PositionKind) -> None:
+    """Name the ``positions`` in the ``model_type`` of a model saved in ``folder``, so that a plain load fails and is
+    not silently wrong; nothing for ``1d``."""
+    if positions == "1d":
+        return
     path = folder / _CONFIG
-    data = read_mapping(path, "model")
-    data["model_type"] = f"{_mark(positions)}{data['model_type']}"
-    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    facts = read_mapping(path, "model")
+    kind = str(facts.get("model_type"))
+    if kind.startswith(_MARK):
+        raise ModelError(f"{path} is marked already: its model_type is {kind!r}; save the model again")
+    text = json.dumps({**facts, "model_type": f"{_MARK}{positions}_{kind}"}, indent=2, sort_keys=True) + "\n"
+    write_text(path, text)
 
 
-def _unmarked_config(folder: Path, positions: str) -> PreTrainedConfig:
-    data = read_mapping(folder / _CONFIG, "model")
-    kind = str(data.get("model_type")).removeprefix(_mark(positions))
-    if kind == data.get("model_type") or kind not in CONFIG_MAPPING:
+def _unmarked_config(name: str | Path, positions: PositionKind) -> PreTrainedConfig:
+    """The configuration of a marked model as it was before, in memory alone."""
+    facts, _ = PreTrainedConfig.get_config_dict(str(name))
+    marked = str(facts.get("model_type"))
+    kind = marked.removeprefix(f"{_MARK}{positions}_")
+    if kind == marked or kind not in CONFIG_MAPPING:
         raise ModelError(
-            f"{folder / _CONFIG} has the model_type {data.get('model_type')!r}, but its video_lm.json asks for"
-            f" positions {positions}: save the model again"
+            f"{str(name)!r} was not saved with positions {positions!r}: the model_type in its {_CONFIG} is {marked!r}"
         )
-    config: PreTrainedConfig = CONFIG_MAPPING[kind].from_dict({**data, "model_type": kind})
+    config: PreTrainedConfig = CONFIG_MAPPING[kind].from_dict({**facts, "model_type": kind})
     return config
-
-
-def _mark(positions: str) -> str:
-    return f"tokvid_{positions}_"
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:

@@ -30,7 +30,7 @@ from tokvid_lm.generation import Request, draw_codes, split_request
 from tokvid_lm.grammar import Grammar
 from tokvid_lm.head import plain_head
 from tokvid_lm.layout import build_layout
-from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer, mark_positions
+from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer, mark_model_type
 from tokvid_lm.positions import PositionKind, PositionScheme
 from tokvid_lm.processor import VideoProcessor, codec_device
 from tokvid_lm.samplers.next_token import sample_text
@@ -201,8 +201,7 @@ class VideoLM:
         }
         with atomic_folder(folder) as beside:
             self.model.save_pretrained(beside)
-            if self.positions.kind != "1d":
-                mark_positions(beside, self.positions.kind)
+            mark_model_type(beside, self.positions.kind)
             self.tokenizer.save_pretrained(beside)
             self.codec.save_pretrained(beside / CODEC_FOLDER)
             (beside / VIDEO_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

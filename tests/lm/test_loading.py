@@ -12,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
-from tests.lm.tiny import build_model
+from tests.lm.tiny import FAMILIES, build_model
 from tokvid.cli import main as command
 from tokvid.errors import ModelError
 from tokvid_lm import VideoLM
-from tokvid_lm.loading import load_causal_lm
+from tokvid_lm.loading import load_causal_lm, mark_model_type
+from tokvid_lm.positions import PositionKind, replace_rotary
 
 Damage = Callable[[Path], object]
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -128,3 +130,48 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(ModelError, match="safetensors"):
         load_causal_lm(tmp_path)
+
+
+@pytest.mark.parametrize("positions", ["3d", "mm"])
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_marked_model_loads_with_its_positions_and_with_nothing_else(
+    family: str, positions: PositionKind, tmp_path: Path
+) -> None:
+    model, ids = build_model(family), torch.arange(20)[None]
+    replace_rotary(model, positions, (4, 8))
+    model.save_pretrained(tmp_path)
+    mark_model_type(tmp_path, positions)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert json.loads(files["config.json"])["model_type"] == f"tokvid_{positions}_{family}"
+    with pytest.raises(ValueError, match=f"tokvid_{positions}_{family}"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"is no plain model.*VideoLM\.from_pretrained$"):
+        load_causal_lm(tmp_path)
+    with pytest.raises(ModelError, match="was not saved with positions"):
+        load_causal_lm(tmp_path, positions="mm" if positions == "3d" else "3d")
+    again = load_causal_lm(tmp_path, positions=positions, exact=True)
+    replace_rotary(again, positions, (4, 8))
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files, "loading writes nothing"
+    # What was loaded is a model of its own kind: saved without a mark it is plain again.
+    assert again.config.model_type == family
+    with pytest.raises(ModelError, match="is marked already"):
+        mark_model_type(tmp_path, positions)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_marked_configuration_comes_back_whole(family: str, tmp_path: Path) -> None:
+    model = build_model(family)
+    model.save_pretrained(tmp_path)
+    plain = load_causal_lm(tmp_path)
+    mark_model_type(tmp_path, "1d")
+    assert load_causal_lm(tmp_path).config.to_dict() == plain.config.to_dict()
+    mark_model_type(tmp_path, "mm")
+    assert load_causal_lm(tmp_path, positions="mm").config.to_dict() == plain.config.to_dict()
+
+
+def test_what_was_not_marked_does_not_load_with_other_positions(tmp_path: Path) -> None:
+    build_model("llama").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"was not saved with positions 'mm': the model_type .* is 'llama'"):
+        load_causal_lm(tmp_path, positions="mm")

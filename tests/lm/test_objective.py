@@ -44,7 +44,7 @@ def batch() -> dict[str, Tensor]:
     is_text = labels < VOCABULARY.code_offset
     frame = torch.where(is_text, TEXT, torch.arange(14) // 5)
     mode = torch.where(is_text, 0, torch.arange(14) % 3)
-    spec = MaskSpec.causal([[14], [10]])
+    spec = MaskSpec.packed_causal([[14], [10]])
     return {
         "input_ids": ids,
         "labels": labels,

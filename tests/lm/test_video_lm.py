@@ -155,7 +155,7 @@ def test_broken_folders_say_what_is_wrong(video_lm: VideoLM, tmp_path: Path) -> 
         ({"format_version": 1}, "format_version 1, this tokvid reads 2"),
         ({"layout": "spiral"}, "unknown layout 'spiral'"),
         ({"template": "fancy"}, "unknown template 'fancy'"),
-        ({"positions": "4d"}, "has the model_type 'llama', but its video_lm.json asks for positions 4d"),
+        ({"positions": "4d"}, "was not saved with positions '4d'"),
         ({"positions": 3}, "names no positions but 3"),
         ({"settings": {"sampling": [{"temprature": 1.0}]}}, r"sampling\[0\].temprature': did you mean 'temperature'"),
         ({"settings": {"sampling": [{"top_k": -1}]}}, r"sampling\[0\]: top_k must be at least 1, got -1"),
