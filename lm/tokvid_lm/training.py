@@ -140,7 +140,13 @@ def _train_on_codes(
     check_finite(recipe.training.steps, {f"held-out nats ({name})": nats for name, nats in losses.validation.items()})
     check_weights(recipe.training.steps, lm.model.state_dict())
     lm.settings = VideoSettings(
-        sampling=recipe.sampling or (Sampling(),), fps=clips.fps, knows_null_prompt=recipe.training.prompt_drop > 0
+        sampling=recipe.sampling or (Sampling(),),
+        num_frames=clips.num_frames,
+        height=clips.height,
+        width=clips.width,
+        fps=clips.fps,
+        latent_frames=clips.grid.t,
+        knows_null_prompt=recipe.training.prompt_drop > 0,
     )
     if is_main_process():
         lm.save_pretrained(output / LM_FOLDER)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from tokvid_lm.layout import build_layout
 from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer, mark_model_type
 from tokvid_lm.positions import PositionKind, PositionScheme
 from tokvid_lm.processor import VideoProcessor, codec_device
+from tokvid_lm.rollout import Rollout, stream_frames
 from tokvid_lm.samplers.next_token import sample_text
 from tokvid_lm.samplers.runner import Runner, check_context, sampling_from
 from tokvid_lm.samplers.sampling import Sampling
@@ -56,11 +57,16 @@ class VideoSettings:
     """What a model was trained for and is best used with.
 
     ``sampling``: the modes it was trained in and how clips are drawn in each, the default first (their seeds do not
-    count). ``fps`` of its clips. ``knows_null_prompt``: whether captions were dropped, which guidance needs.
+    count). ``num_frames``, ``height`` and ``width`` in pixels and ``fps`` of its clips, where they were all alike, and
+    ``latent_frames`` of the longest. ``knows_null_prompt``: whether captions were dropped, which guidance needs.
     """
 
     sampling: tuple[Sampling, ...] = (Sampling(),)
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
     fps: float | None = None
+    latent_frames: int | None = None
     knows_null_prompt: bool = True
 
     def __post_init__(self) -> None:
@@ -297,6 +303,42 @@ class VideoLM:
             for row, frames in enumerate(self._decode(codes, num_frames, batch_size))
         ]
 
+    def stream(
+        self,
+        prompt: Sequence[Segment],
+        *,
+        mode: str | None = None,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        fps: float | None = None,
+        rollout: Rollout | None = None,
+        seed: int = 0,
+        autocast: torch.dtype | None = None,
+        **sampling: Any,
+    ) -> Iterator[Tensor]:
+        """Frames ``[1,3,T',H,W]`` of one video as they are done; joined they are ``num_frames``.
+
+        The arguments are those of :meth:`generate`, ``sampling`` what it takes of guidance, temperature and steps.
+        With a ``rollout`` the video may be longer than the model's context; at most a chunk of it is held. It then
+        has noise of its own in every chunk; without one it is the video that :meth:`generate` draws.
+        """
+        settings = self.sampling_for(mode).override(seed=seed, **sampling)
+        requests = [split_request(prompt, self)]
+        grid, num_frames = self.size_of(requests, num_frames, height, width)
+        left = num_frames
+        for frames in stream_frames(
+            self,
+            requests,
+            settings,
+            grid,
+            fps=self.settings.fps if fps is None else fps,
+            rollout=rollout,
+            autocast=autocast,
+        ):
+            yield frames[:, :, :left]
+            left -= frames.shape[2]
+
     def sampling_for(self, mode: str | None) -> Sampling:
         """How clips are drawn in ``mode``, by default the first that was trained."""
         known = {sampling.mode: sampling for sampling in self.settings.sampling}
@@ -325,13 +367,16 @@ class VideoLM:
     def size_of(
         self, requests: Sequence[Request], num_frames: int | None, height: int | None, width: int | None
     ) -> tuple[Grid, int]:
-        """The grid and the number of frames of the videos to draw: as said, or those of what is given."""
+        """The grid and the number of frames of the videos to draw: as said, those of what is given, or as trained."""
         given = [request.given.codes for request in requests if request.given.codes is not None]
         if (num_frames is None or height is None or width is None) and given:
             t, h, w = given[0].shape[2:]
             stride, patch = self.codec.temporal_stride, self.codec.spatial_stride
             num_frames = 1 + (t - 1) * stride if num_frames is None else num_frames
             height, width = h * patch if height is None else height, w * patch if width is None else width
+        num_frames = self.settings.num_frames if num_frames is None else num_frames
+        height = self.settings.height if height is None else height
+        width = self.settings.width if width is None else width
         if num_frames is None or height is None or width is None:
             raise ModelError(
                 f"generating video needs num_frames, height and width, got {num_frames}, {height}, {width}"
