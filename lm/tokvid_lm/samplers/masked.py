@@ -73,8 +73,8 @@ class _Refiner:
         masked = wanted.clone()
         for step in range(steps):
             drawn, log_probability = self._draw(places, masked, step)
-            progress = (step + 1) / steps
-            surety = log_probability + self._sampling.choice_temperature * (1.0 - progress) * self._gumbel(places, step)
+            noise = self._sampling.choice_noise((step + 1) / steps)
+            surety = log_probability + noise * self._gumbel(places, step)
             surety = surety.masked_fill(~masked, float("inf"))
             # By rank and not by a threshold: with ties a threshold keeps more or fewer than it should.
             rank = surety.argsort(dim=1, stable=True).argsort(dim=1)

@@ -83,6 +83,10 @@ class Sampling:
             **changed,  # type: ignore[arg-type]
         )
 
+    def choice_noise(self, progress: float) -> float:
+        """The scale of the noise in what stays, at ``progress`` in [0, 1]: falling along one line, to nothing."""
+        return self.choice_temperature * (1.0 - progress)
+
     @property
     def guided(self) -> bool:
         """Whether unconditional rows are needed."""
