@@ -51,7 +51,7 @@ VERBS: dict[str, Verb] = {
     "decode": Verb("tokvid.cli.decode", "turn codes back into videos"),
     "reconstruct": Verb("tokvid.cli.reconstruct", "send videos through a codec and back"),
     "evaluate": Verb("tokvid.cli.evaluate", "measure a codec on clips: figures, a table, its worst clips as pictures"),
-    "info": Verb("tokvid.cli.info", "what this machine can do, or what a video, its codes, a codec or a model hold"),
+    "info": Verb("tokvid.cli.info", "what this machine can do, or what a video, codes, a codec or a model hold"),
 }
 
 

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     for option, value in (("--clips", arguments.clips), ("--workers", arguments.workers)):
         if value is not None and value < 1:
             raise ConfigError(f"{option} must be at least 1, got {value}")
-    config = data_config(arguments.data, arguments)
+    config = _at_most(arguments.clips, data_config(arguments.data, arguments))
     from tokvid.cli.shard_workers import ShardJob, encode_shards
     from tokvid.data.code_shards import ShardPlan, ShardWriter
     from tokvid.provenance import provenance
@@ -120,11 +120,16 @@ def _codec_facts(name: str, config: DataConfig) -> Any:
     )
 
 
+def _at_most(clips: int | None, config: DataConfig) -> DataConfig:
+    """Fewer sprites: there are as many as are asked for, and the first are as good as any."""
+    if clips is None or not isinstance(config, SpriteDataConfig):
+        return config
+    train, held_out = min(clips, config.train_clips), min(clips, config.held_out_clips)
+    return replace(config, train_clips=train, held_out_clips=held_out)
+
+
 def _sources(config: DataConfig, most: int | None) -> dict[Split, ClipSource]:
-    """Both splits, of each at most so many clips, spread over it."""
-    if most is not None and isinstance(config, SpriteDataConfig):
-        train, held_out = min(most, config.train_clips), min(most, config.held_out_clips)
-        config = replace(config, train_clips=train, held_out_clips=held_out)
+    """Both splits; of each of a folder at most so many clips, spread over it."""
     train_clips, held_out_clips = open_splits(config)
     tell(train_clips, held_out_clips)
     return {"train": _some(train_clips, most), "held_out": _some(held_out_clips, most)}

@@ -28,7 +28,8 @@ FACTS_FILE = "code_shards.json"
 CARD_FILE = "README.md"
 DATA_FOLDER = "data"
 UNFINISHED = "unfinished"
-"""The folder that a run which is not at its end keeps its state in."""
+"""The folder that a run which is not at its end keeps its state in, and first of all:"""
+PLAN_FILE = f"{UNFINISHED}/plan.json"
 _AGAIN = "copy the file again, or tokenize the data again"
 _FILE = re.compile(r"data/(\w+)-\d{5,}-of-\d{5,}\.parquet", re.ASCII)
 _SHAPE = ("num_frames", "height", "width", "t", "h", "w", "num_codebooks")
@@ -133,13 +134,13 @@ def count_clips(shards: tuple[ShardFacts, ...]) -> dict[str, int]:
 
 def is_code_shards(folder: str | Path) -> bool:
     """Whether ``folder`` holds code shards, finished or not."""
-    return (Path(folder) / FACTS_FILE).is_file() or (Path(folder) / UNFINISHED).is_dir()
+    return any((Path(folder) / name).is_file() for name in (FACTS_FILE, PLAN_FILE))
 
 
 def read_facts(folder: Path) -> ShardsFacts:
     """What ``code_shards.json`` says; :class:`DataError` or CheckpointError where it says nothing sensible."""
     path = folder / FACTS_FILE
-    if not path.exists() and (folder / UNFINISHED).is_dir():
+    if not path.exists() and (folder / PLAN_FILE).is_file():
         raise DataError(f"{folder}: its code shards are not finished; give the command that began them again")
     data = read_mapping(path, "folder of code shards")
     if data.get("format_version") != FORMAT_VERSION:

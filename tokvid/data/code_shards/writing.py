@@ -28,6 +28,7 @@ from tokvid.data.code_shards.format import (
     DATA_FOLDER,
     FACTS_FILE,
     FORMAT_VERSION,
+    PLAN_FILE,
     UNFINISHED,
     CodecFacts,
     CodeRecord,
@@ -43,8 +44,6 @@ from tokvid.data.code_shards.format import (
 from tokvid.data.code_shards.quiet import quiet
 from tokvid.errors import DataError, TokvidError
 from tokvid.saved_json import read_mapping
-
-_PLAN = "plan.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ class ShardPlan:
         kept: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "codec": to_mapping(self.codec),
-            "data": self.data | {"clips": self.clips},
+            "data": {"clips": self.clips, **self.data},
             "shard_clips": self.shard_clips,
         }
         kept = json.loads(json.dumps(kept))
@@ -131,9 +130,9 @@ class ShardWriter:
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise DataError(f"{self.folder}: is not empty and holds no code shards; name a new folder")
         if not self.finished:
-            write_text(self.folder / UNFINISHED / _PLAN, json.dumps(self.plan.identity(), indent=2) + "\n")
+            write_text(self.folder / PLAN_FILE, json.dumps(self.plan.identity(), indent=2) + "\n")
         else:
-            self._remove(UNFINISHED)
+            shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
 
     @property
     def finished(self) -> bool:
@@ -193,7 +192,7 @@ class ShardWriter:
         )
         write_text(self.folder / CARD_FILE, card(facts))
         write_text(self.folder / FACTS_FILE, json.dumps(to_mapping(facts), indent=2) + "\n")
-        self._remove(UNFINISHED)
+        shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
         return facts
 
     def _state(self, shard: PlannedShard) -> Path:
@@ -211,19 +210,17 @@ class ShardWriter:
         return (facts, skipped) if whole else None
 
     def _clear(self) -> None:
-        # In this order a crash leaves a folder that is still known for what it was.
-        self._remove(DATA_FOLDER)
-        for name in (CARD_FILE, FACTS_FILE):
-            (self.folder / name).unlink(missing_ok=True)
-        self._remove(UNFINISHED)
-
-    def _remove(self, name: str) -> None:
-        shutil.rmtree(self.folder / name, ignore_errors=True)
+        # What the folder is known by goes last, a plan stays until there is another: then a crash leaves no riddle.
+        plan = self.folder / PLAN_FILE
+        states = [path for path in (self.folder / UNFINISHED).glob("*") if path != plan]
+        if (self.folder / DATA_FOLDER).is_dir():
+            shutil.rmtree(self.folder / DATA_FOLDER)
+        for path in (*states, self.folder / CARD_FILE, self.folder / FACTS_FILE):
+            path.unlink(missing_ok=True)
 
     def _check_same(self) -> None:
         wanted = self.plan.identity()
-        path = self.folder / (FACTS_FILE if self.finished else f"{UNFINISHED}/{_PLAN}")
-        there = read_mapping(path, "folder of code shards") if path.is_file() else wanted
+        there = read_mapping(self.folder / (FACTS_FILE if self.finished else PLAN_FILE), "folder of code shards")
         for key, value in wanted.items():
             if there.get(key) != value:
                 raise DataError(
