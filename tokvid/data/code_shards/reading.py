@@ -249,4 +249,5 @@ def _read_rows(file: pq.ParquetFile, path: Path) -> Iterator[pa.Table]:
 
 
 def _torn(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: cannot be read as Parquet ({error}); copy it again, or tokenize the data again")
+    reason = " ".join(str(error).split())
+    return DataError(f"{path}: cannot be read as Parquet ({reason}); copy it again, or tokenize the data again")
