@@ -83,7 +83,7 @@ def same(found: CodeRecord, wanted: CodeRecord) -> bool:
 def contents(draw: st.DrawFn) -> tuple[ShardPlan, list[CodeRecord]]:
     stride = st.integers(1, 9)
     codec = CodecFacts(
-        codec_id=draw(st.text(min_size=1, max_size=9)),
+        codec_id=draw(st.text("tokvid-0123456789é/", min_size=1, max_size=9)),
         codebook_size=draw(st.sampled_from([1, 2, 256, 257, 65536, 65537, 2**31])),
         num_codebooks=draw(st.integers(1, 3)),
         temporal_stride=draw(stride),
@@ -380,6 +380,7 @@ def with_column(name: str, values: Sequence[Any]) -> Callable[[pa.Table], pa.Tab
         (with_column("h", [2, 2, 0]), r"record 2 \(clip-5\) must have a size of at least 1"),
         (with_column("num_codebooks", [2, 2, 1]), "must have 2 codebooks, got num_codebooks 1"),
         (with_column("fps", [8.0, float("nan"), 8.0]), "must have a rate above 0"),
+        (with_column("actions", [[], [0, 1, -2, 3], []]), "has an action below 0, -2"),
         (with_column("actions", [[], [1, 2, 3], []]), "must have an action between any two frames, or none"),
         (
             with_column("codec_id", ["tokvid-a", "tokvid-a", "tokvid-b"]),

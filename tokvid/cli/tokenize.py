@@ -29,7 +29,7 @@ from tokvid.errors import ConfigError, ModelError
 from tokvid.runtime import usable_cores
 
 if TYPE_CHECKING:
-    from tokvid.data.code_shards import ShardsFacts, ShardWriter
+    from tokvid.data.code_shards import CodecFacts, ShardsFacts, ShardWriter
 
 _SHARD_CLIPS = 1024
 _MOST_WORKERS = 8  # of those that nobody asked for: each holds a codec, and what it needs to encode
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _codec_facts(name: str, config: DataConfig) -> Any:
+def _codec_facts(name: str, config: DataConfig) -> CodecFacts:
     """What is to be known of the codec called ``name``, which must suit the clips, before any is read."""
     from tokvid.data.code_shards import CodecFacts
     from tokvid_tokenizers import load_codec
