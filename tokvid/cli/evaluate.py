@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokvid.atomic import write_text
-from tokvid.cli.generate import parse_size
+from tokvid.cli.clip_options import SPRITES, add_shape_options, shape
 from tokvid.cli.progress import counted
 from tokvid.errors import DataError
 
@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="a folder of videos, or 'sprites'")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where to write what was found")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite an earlier evaluation there")
-    parser.add_argument("--size", default="64x64", metavar="HxW", help="of the clips in pixels (default 64x64)")
-    parser.add_argument("--frames", type=int, default=17, help="frames of a clip (default 17)")
-    parser.add_argument("--fps", type=float, default=8.0, help="frames a second that clips are read at (default 8)")
+    add_shape_options(parser)
     parser.add_argument("--clips", type=int, default=256, help="at most so many clips, spread over DATA (default 256)")
     parser.add_argument(
         "--lpips", nargs=2, metavar=("VGG", "LINEAR"), help="weights of VGG-16 and of LPIPS's linear layers, for LPIPS"
@@ -50,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if (output / "evaluation.json").exists() and not arguments.force:
         raise DataError(f"{output} holds an evaluation: give another folder, or -f to overwrite it")
-    size = parse_size(arguments.size)
+    wanted = shape(arguments)
+    num_frames, (height, width), fps = wanted["num_frames"], wanted["size"], wanted["fps"]
     from tokvid.metrics.perceptual import LPIPS, PictureDistance
     from tokvid.metrics.x264 import psnr_at, x264_curve
     from tokvid.provenance import provenance
@@ -60,14 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     prepare(0)
     codec = load_codec(arguments.codec)
-    codec.grid_for(arguments.frames, *size)  # before clips are decoded that it could not take
+    codec.grid_for(num_frames, height, width)  # before clips are decoded that it could not take
     distances: dict[str, PictureDistance] | None = (
         {"lpips": LPIPS(*arguments.lpips).distance} if arguments.lpips else None
     )
-    clips = _load(arguments.data, size, arguments.frames, arguments.fps, arguments.clips)
+    clips = _load(arguments.data, wanted, arguments.clips)
     with counted("measure") as progress:
         evaluation = evaluate_codec(codec, clips.frames, distances=distances, progress=progress)
-    curve = x264_curve(clips.frames, arguments.fps) if arguments.x264 else []
+    curve = x264_curve(clips.frames, fps) if arguments.x264 else []
     if curve and codec.num_codebooks:
         equal = psnr_at(curve, evaluation.figures["bits_per_pixel"])
         if equal is None:
@@ -78,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         "codec": Path(arguments.codec).name,
         "codec_id": codec.codec_id,
         "data": Path(arguments.data).name,
-        "clips": f"{len(clips)} of {arguments.frames} frames of {arguments.size} at {arguments.fps:g} fps",
+        "clips": f"{len(clips)} of {num_frames} frames of {height}x{width} at {fps:g} fps",
         "skipped": [name for name, _ in clips.skipped],
         "figures": evaluation.figures,
         "left_out": evaluation.left_out,
@@ -99,21 +98,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(data: str, size: tuple[int, int], num_frames: int, fps: float, count: int) -> ClipArray:
-    """At most ``count`` clips of ``data``, with what was skipped said on stderr."""
+def _load(data: str, wanted: dict[str, Any], count: int) -> ClipArray:
+    """At most ``count`` clips of the ``wanted`` shape of ``data``, with what was skipped said on stderr."""
     from tokvid.data.clip_source import spread
     from tokvid.data.clips import FolderClips, FolderDataConfig, SpriteDataConfig, materialise, open_clips
 
     if count < 1:
         raise DataError(f"--clips must be at least 1, got {count}")
-    if data == "sprites":
-        sprites = SpriteDataConfig(size=size, num_frames=num_frames, fps=fps, train_clips=1, held_out_clips=count)
+    if data == SPRITES:
+        sprites = SpriteDataConfig(**wanted, train_clips=1, held_out_clips=count)
         with counted("draw clips") as progress:
             return materialise(open_clips(sprites, "held_out"), progress=progress)
-    source = FolderClips(FolderDataConfig(path=data, size=size, num_frames=num_frames, fps=fps), None)
+    source = FolderClips(FolderDataConfig(path=data, **wanted), None)
     if not len(source):
         raise DataError(
-            f"{data}: no video is long enough for a clip of {num_frames} frames at {fps:g} fps; ask for fewer"
+            f"{data}: no video is long enough for a clip of {wanted['num_frames']} frames at {wanted['fps']:g} fps;"
+            " ask for fewer"
         )
     source = source.select(spread(len(source), count))
     with counted("read clips") as progress:

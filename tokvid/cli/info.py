@@ -1,8 +1,9 @@
-"""What this machine can do, or what a video, a codec or a video language model holds.
+"""What this machine can do, or what a video, codes, a codec or a video language model hold.
 
 tokvid info                                   versions, processor threads, bf16, devices
 tokvid info clip.mp4                          size, length, frame rate and metadata of a video
 tokvid info codes.tokvid                      what a file of codes holds, and the bits a pixel takes in it
+tokvid info codes                             a folder of code shards, every byte of which is checked
 tokvid info preset:base                       a codec: parameters, strides, codebook, arithmetic
 tokvid info runs/codec --size 17x256x256      the same of a saved codec, for a clip of TxHxW
 tokvid info presets --measure                 a table of all presets; with --measure seconds and memory on this machine
@@ -25,6 +26,7 @@ from tokvid.errors import ConfigError, DataError
 # The size that published codecs are compared at.
 SIZE = "17x128x128"
 CONFIG, VIDEO_LM = "config.json", "video_lm.json"
+SHARDS, UNFINISHED_SHARDS = "code_shards.json", "unfinished/plan.json"
 PRESETS = "presets"
 
 
@@ -34,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="?",
         metavar="WHAT",
-        help="a video file, preset:NAME, presets (all of them), or the folder of a codec or a video language model;"
-        " nothing: this machine",
+        help="a video file, preset:NAME, presets (all of them), or the folder of a codec, of a video language model or"
+        " of code shards; nothing: this machine",
     )
     parser.add_argument("--size", metavar="TxHxW", help=f"frames, height and width for a codec (default {SIZE})")
     parser.add_argument(
@@ -89,8 +91,15 @@ def describe(what: str | None, size: str | None = None, *, measured: bool = Fals
         return describe_presets(size or SIZE, measured=measured)
     if Path(what).suffix.lower() == SUFFIX:
         return _codes(Path(what))
+    if any((Path(what) / name).is_file() for name in (SHARDS, UNFINISHED_SHARDS)):
+        from tokvid.cli.info_shards import describe_shards
+
+        return describe_shards(Path(what))
     if Path(what).is_dir():
-        raise DataError(f"{what} holds neither a codec ({CONFIG}) nor a video language model ({VIDEO_LM})")
+        raise DataError(
+            f"{what} holds neither a codec ({CONFIG}) nor a video language model ({VIDEO_LM}) nor code shards"
+            f" ({SHARDS})"
+        )
     return _video(Path(what))
 
 

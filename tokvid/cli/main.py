@@ -47,10 +47,11 @@ VERBS: dict[str, Verb] = {
     "train": Verb("tokvid.cli.train", "train what a recipe describes", overrides=True),
     "generate": Verb("tokvid.cli.generate", "draw a video from a caption"),
     "encode": Verb("tokvid.cli.encode", "turn videos into codes (.tokvid files)"),
+    "tokenize": Verb("tokvid.cli.tokenize", "turn a whole data set into code shards, to train language models on"),
     "decode": Verb("tokvid.cli.decode", "turn codes back into videos"),
     "reconstruct": Verb("tokvid.cli.reconstruct", "send videos through a codec and back"),
     "evaluate": Verb("tokvid.cli.evaluate", "measure a codec on clips: figures, a table, its worst clips as pictures"),
-    "info": Verb("tokvid.cli.info", "what this machine can do, or what a video, its codes, a codec or a model hold"),
+    "info": Verb("tokvid.cli.info", "what this machine can do, or what a video, codes, a codec or a model hold"),
 }
 
 

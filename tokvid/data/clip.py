@@ -15,10 +15,12 @@ Split = Literal["train", "held_out"]
 class Clip:
     """A clip with its caption.
 
-    ``frames`` is uint8 ``[T,H,W,3]`` RGB, ``fps`` frames a second, ``name`` is unique within its source.
+    ``frames`` is uint8 ``[T,H,W,3]`` RGB, ``fps`` frames a second, ``name`` is unique within its source. ``actions``
+    holds what was done between each frame and the next, T-1 numbers from 0 on, or nothing where nobody wrote it down.
     """
 
     frames: npt.NDArray[np.uint8]
     fps: float
     caption: str
     name: str
+    actions: tuple[int, ...] = ()

@@ -56,14 +56,19 @@ class ClipSource(ABC):
         """Clips of the same things in another shape; :class:`DataError` from a source that has but one."""
         raise DataError(f"{self.name} has no clips of another size or length than its own")
 
-    def digest(self) -> str:
-        """64 hex digits that differ where the clips do, without loading them."""
+    def digest(self, *, words: bool = False) -> str:
+        """64 hex digits that differ where the clips do, with ``words`` also captions and actions, without loading."""
         shape = (self.name, len(self), self.size, self.num_frames, self.fps)
         return hashlib.sha256(repr(shape).encode()).hexdigest()
 
     def load_all(self, *, workers: int = 0) -> Iterator[Clip | Skipped]:
         """Every clip in order; one whose file does not decode comes as :class:`Skipped`."""
-        return in_order(self.load_or_skip, range(len(self)), workers=workers)
+        return self.load_range(0, len(self), workers=workers)
+
+    def load_range(self, first: int, last: int, *, workers: int = 0) -> Iterator[Clip | Skipped]:
+        """:meth:`load_all` of the clips from ``first`` up to, without, ``last``."""
+        self._check_range(first, last)
+        return in_order(self.load_or_skip, range(first, last), workers=workers)
 
     def load_or_skip(self, index: int) -> Clip | Skipped:
         """Clip ``index``, or why its file does not decode."""
@@ -75,6 +80,10 @@ class ClipSource(ABC):
     def _check_index(self, index: int) -> None:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} holds clips 0 to {len(self) - 1}, got {index}")
+
+    def _check_range(self, first: int, last: int) -> None:
+        if not 0 <= first <= last <= len(self):
+            raise IndexError(f"{self.name} holds {len(self)} clips, got a range from {first} to {last}")
 
 
 def in_order(function: Callable[[Item], Result], items: Sequence[Item], *, workers: int) -> Iterator[Result]:

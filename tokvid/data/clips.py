@@ -82,13 +82,14 @@ class SpriteClips(ClipSource):
         """The clips of the same numbers in another shape: other scenes, because scenes are drawn to fit."""
         return SpriteClips(replace(self.config, size=size, num_frames=num_frames), self.split)
 
-    def digest(self) -> str:
-        """SHA-256 (64 hex digits) of what the clips are drawn from."""
+    def digest(self, *, words: bool = False) -> str:
+        """SHA-256 (64 hex digits) of what the clips and their captions are drawn from."""
         return hashlib.sha256(repr((self.config, self.split)).encode()).hexdigest()
 
-    def load_all(self, *, workers: int = 0) -> Iterator[Clip | Skipped]:
-        """Every clip in order, drawn in batches."""
-        batches = [range(first, min(first + _BATCH, len(self))) for first in range(0, len(self), _BATCH)]
+    def load_range(self, first: int, last: int, *, workers: int = 0) -> Iterator[Clip | Skipped]:
+        """The clips from ``first`` up to ``last`` in order, drawn in batches."""
+        self._check_range(first, last)
+        batches = [range(start, min(start + _BATCH, last)) for start in range(first, last, _BATCH)]
         for clips in in_order(self._draw, batches, workers=workers):
             yield from clips
 

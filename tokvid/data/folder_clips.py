@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from tokvid.config_checks import at_least, finite, positive
 from tokvid.data.clip import Clip, Split
@@ -147,11 +148,17 @@ class FolderClips(ClipSource):
             _LOG.warning("%d of %d videos are too short for %d frames", short, self.num_videos, num_frames)
         return cut
 
-    def digest(self) -> str:
-        """SHA-256 (64 hex digits) of the clips' shape, and of the names and sizes in bytes of their videos."""
+    def digest(self, *, words: bool = False) -> str:
+        """SHA-256 (64 hex digits) of the clips' shape, and of the names and sizes in bytes of their videos.
+
+        With ``words`` also of the captions and actions.
+        """
         digest = hashlib.sha256(repr((self.size, self.num_frames, self.fps)).encode())
         for strip in self._strips:
-            digest.update(repr((strip.video.name, strip.video.path.stat().st_size, strip.positions)).encode())
+            video = strip.video
+            digest.update(repr((video.name, video.path.stat().st_size, strip.positions)).encode())
+            if words:
+                digest.update(repr((video.caption, video.actions)).encode())
         return digest.hexdigest()
 
     def _take(self, strips: Sequence[_Strip]) -> None:
@@ -189,13 +196,14 @@ class FolderClips(ClipSource):
             fps=self.fps,
             size=self.size,
         )
-        return Clip(frames=video.frames, fps=self.fps, caption=window.video.caption, name=window.name)
+        return self._clip(window, video.frames)
 
-    def load_all(self, *, workers: int = 0) -> Iterator[Clip | Skipped]:
-        """Every clip in order; neighbouring windows of a video are decoded in one pass."""
-        for results in in_order(
-            self._load_run, list(_runs(window for strip in self._strips for window in strip.windows())), workers=workers
-        ):
+    def load_range(self, first: int, last: int, *, workers: int = 0) -> Iterator[Clip | Skipped]:
+        """The clips from ``first`` up to ``last`` in order; neighbouring windows of a video are decoded in one pass."""
+        self._check_range(first, last)
+        strips = self._strips if last - first == len(self) else self.select(range(first, last))._strips
+        runs = list(_runs(window for strip in strips for window in strip.windows()))
+        for results in in_order(self._load_run, runs, workers=workers):
             for result in results:
                 if isinstance(result, Skipped):
                     _LOG.warning("skipped %s: %s", result.name, result.reason)
@@ -215,10 +223,20 @@ class FolderClips(ClipSource):
                 frames = np.empty((self.num_frames, *self.size, 3), np.uint8)
                 for target in frames:
                     target[:] = next(pictures)
-                results.append(Clip(frames=frames, fps=self.fps, caption=window.video.caption, name=window.name))
+                results.append(self._clip(window, frames))
         except VideoError as error:
             results += [Skipped(window.name, str(error)) for window in run[len(results) :]]
         return results
+
+    def _clip(self, window: _Window, frames: npt.NDArray[np.uint8]) -> Clip:
+        first = window.position * self.num_frames
+        return Clip(
+            frames=frames,
+            fps=self.fps,
+            caption=window.video.caption,
+            name=window.name,
+            actions=window.video.actions[first : first + self.num_frames - 1],
+        )
 
 
 def _look_into(config: FolderDataConfig) -> _Folder:
@@ -249,7 +267,9 @@ def _cut(videos: Sequence[CaptionedVideo], config: FolderDataConfig) -> tuple[li
             info = probe_video(video.path)
         except VideoError as error:
             return Skipped(video.name, str(error))
-        strip = _strip(video, (0, count_frames(info, config.fps)), config)
+        num_frames = count_frames(info, config.fps)
+        _check_actions(video, num_frames, config.fps)
+        strip = _strip(video, (0, num_frames), config)
         if not strip.positions:
             length = f"{info.duration_s:.3g} s is shorter than {config.num_frames} frames at {config.fps:g} fps"
             return Skipped(video.name, length)
@@ -258,6 +278,16 @@ def _cut(videos: Sequence[CaptionedVideo], config: FolderDataConfig) -> tuple[li
     results = list(in_order(strip_of, videos, workers=os.cpu_count() or 1))
     usable = [result for result in results if not isinstance(result, Skipped)]
     return usable, tuple(result for result in results if isinstance(result, Skipped))
+
+
+def _check_actions(video: CaptionedVideo, num_frames: int, fps: float) -> None:
+    """There must be one action from each frame of the whole video, read at ``fps``, to the next."""
+    if video.actions_file is not None and len(video.actions) != num_frames - 1:
+        raise DataError(
+            f"{video.actions_file}: holds {len(video.actions)} actions, but {video.path.name} has {num_frames} frames"
+            f" at {fps:g} fps, so there are {num_frames - 1} from one frame to the next; write as many, or read it at"
+            " another fps"
+        )
 
 
 def _strip(video: CaptionedVideo, span: tuple[int, int], config: FolderDataConfig) -> _Strip:

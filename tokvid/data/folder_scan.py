@@ -14,6 +14,9 @@ Both a jsonl and matching text files are an error, because either might be meant
 ``"metadata"``, ``"text"``, ``"folders"`` or ``"none"`` chooses a rule; the files of the other rules are then left
 alone. Hidden files and folders (a leading dot) are never looked at.
 
+Beside any of these, ``name.actions.json`` beside ``name.mp4`` holds what was done in the video: a JSON list of whole
+numbers from 0 on, one from each frame to the next at the rate that clips are read at. One without a video is an error.
+
 Where every video lies below ``train`` or below ``held_out`` (or ``validation``, ``val``, ``test``), and both hold some,
 these folders are the splits, and their names are no captions.
 """
@@ -56,6 +59,8 @@ VIDEO_SUFFIXES = frozenset(
     ]
 )
 _TABLE = "metadata.jsonl"
+_ACTIONS = ".actions.json"
+_MOST_ACTION = 2**31 - 1  # what a file of codes holds
 _DOCUMENTS = frozenset(["readme", "license", "licence", "notice", "copying", "changelog", "authors", "credits"])
 _SPLITS: dict[str, Split] = {
     "train": "train",
@@ -71,13 +76,16 @@ _NAMED = 5  # so many names in a message, then a count
 class CaptionedVideo:
     """A video file; ``name`` is its path relative to the folder, with forward slashes; ``caption`` may be empty.
 
-    ``split`` is that of its folder, or None where no folders are splits.
+    ``split`` is that of its folder, or None where no folders are splits. ``actions`` are those of ``actions_file``,
+    one from each frame to the next at a rate that only its writer knows.
     """
 
     path: Path
     name: str
     caption: str
     split: Split | None = None
+    actions: tuple[int, ...] = ()
+    actions_file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +124,7 @@ def scan_folder(folder: Path, captions: CaptionRule = "auto") -> FolderScan:
     if not paths:
         raise DataError(f"{folder}: holds no video (of {', '.join(sorted(VIDEO_SUFFIXES))}); name a folder with some")
     splits = _splits(folder, paths)
+    action_files = _action_files(folder, files, paths)
     return FolderScan(
         rule=rule,
         videos=tuple(
@@ -124,6 +133,8 @@ def scan_folder(folder: Path, captions: CaptionRule = "auto") -> FolderScan:
                 name=path.relative_to(folder).as_posix(),
                 caption=found.get(path, ""),
                 split=splits.get(path),
+                actions=_read_actions(action_files[path], folder) if path in action_files else (),
+                actions_file=action_files.get(path),
             )
             for path in paths
         ),
@@ -176,6 +187,37 @@ def _from_texts(folder: Path, videos: list[Path], texts: list[Path]) -> dict[Pat
         )
     found = {video: captions.get(video.with_suffix("")) for video in videos}
     return {video: " ".join(_read(text, folder).split()) for video, text in found.items() if text is not None}
+
+
+def _action_files(folder: Path, files: list[Path], videos: list[Path]) -> dict[Path, Path]:
+    """The file of actions beside every video that has one."""
+    by_stem = {
+        path.with_name(path.name[: -len(_ACTIONS)]): path for path in files if path.name.lower().endswith(_ACTIONS)
+    }
+    stems = {video.with_suffix("") for video in videos}
+    orphans = [_relative(path, folder) for stem, path in by_stem.items() if stem not in stems]
+    if orphans:
+        raise DataError(
+            f"{folder}: {len(orphans)} files of actions have no video beside them: {name_some(orphans)};"
+            " add the videos or remove the files"
+        )
+    return {video: by_stem[video.with_suffix("")] for video in videos if video.with_suffix("") in by_stem}
+
+
+def _read_actions(path: Path, folder: Path) -> tuple[int, ...]:
+    text = _read(path, folder)
+    try:
+        actions: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is not JSON ({error}); write a list of whole numbers") from error
+    if not isinstance(actions, list):
+        raise DataError(f"{path}: actions are a JSON list of whole numbers, got {type(actions).__name__}")
+    for number, action in enumerate(actions):
+        if type(action) is not int or not 0 <= action <= _MOST_ACTION:
+            raise DataError(
+                f"{path}: action {number} must be a whole number from 0 to {_MOST_ACTION}, got {str(action)[:40]!r}"
+            )
+    return tuple(actions)
 
 
 def _from_tables(folder: Path, tables: list[Path]) -> dict[Path, str]:

@@ -66,7 +66,7 @@ class PictureClips(ClipSource):
             raise VideoError(f"{path}: cannot be read as a picture ({error}); remove it or copy it again") from error
         return Clip(frames=np.asarray(rgb)[None], fps=self.fps, caption="", name=self._names[index])
 
-    def digest(self) -> str:
+    def digest(self, *, words: bool = False) -> str:
         """SHA-256 (64 hex digits) of the size, and of the names and sizes in bytes of the files."""
         digest = hashlib.sha256(repr(self.size).encode())
         for name in self._names:

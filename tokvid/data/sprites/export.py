@@ -40,7 +40,7 @@ def as_dataset(world: SpriteWorld, split: Split, count: int, *, cache_dir: Path 
     options: dict[str, Any] = {} if cache_dir is None else {"cache_dir": str(cache_dir)}
     dataset: Dataset = Dataset.from_generator(
         _rows,
-        features=Features(columns),  # type: ignore[no-untyped-call, arg-type]  # not annotated there
+        features=Features(columns),
         gen_kwargs={"world": world, "split": split, "count": count, "sources": _digest_sources()},
         **options,
     )
