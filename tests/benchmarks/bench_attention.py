@@ -38,7 +38,7 @@ def packed(length: int, kind: str) -> MaskSpec:
 
 
 def measure(ways: dict[str, Callable[[], Tensor]], grad: Tensor) -> dict[str, float]:
-    """The milliseconds of a forward and backward pass of each way: the least, which other work on the machine moves least."""
+    """The milliseconds of a forward and backward pass of each way: the least, which a busy machine moves least."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(TURNS + 1):
         for name, way in ways.items():

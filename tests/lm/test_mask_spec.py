@@ -10,10 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from torch import Tensor, nn
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.masking_utils import flash_attention_mask
 
 from tests.lm.masks import mixed, odd_specs, slowly, specs
 from tests.lm.tiny import FAMILIES, SHAPE, build_model
@@ -21,6 +29,7 @@ from tokvid.errors import ModelError
 from tokvid_lm import block_attention
 from tokvid_lm.attention_windows import layer_windows
 from tokvid_lm.mask_spec import BLOCKS, MaskSpec, Run, check_backend, mask_for
+from tokvid_lm.positions import replace_rotary
 
 LENGTHS = [[25, 13, 2], [30]]  # longer than the sliding window of the tiny Mistral
 
@@ -350,6 +359,51 @@ def test_layers_that_no_window_describes_are_refused() -> None:
     config.layer_types = ["full_attention", "chunked_attention"]
     with pytest.raises(ModelError, match="chunked_attention"):
         layer_windows(config)
+
+
+def ragged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What flash attention for ragged rows computes, with the arguments that it takes, one piece at a time."""
+    assert attention_mask is None and cu_seq_lens_q is not None
+    groups, rows = query.shape[1] // key.shape[1], len(query)
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    flat = [torch.cat(tensor.unbind(0), 1) for tensor in (query, key, value)]
+    pieces = []
+    for start, stop in pairwise(cu_seq_lens_q.tolist()):
+        place = torch.arange(stop - start)
+        behind = place[:, None] - place
+        mask = (behind >= 0) & (behind < (sliding_window or len(place)))
+        part = [tensor[:, start:stop] for tensor in flat]
+        pieces.append(F.scaled_dot_product_attention(*part, attn_mask=mask, scale=scaling))
+    return torch.stack(torch.cat(pieces, 1).chunk(rows, 1)).transpose(1, 2), None
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_flash_is_given_reaches_it_and_is_each_document_alone(family: str, axes: int) -> None:
+    """The way there is the real one, also for several rows and for three positions; the kernel itself needs a GPU."""
+    AttentionInterface.register("flash_by_hand", ragged_attention)
+    AttentionMaskInterface.register("flash_by_hand", flash_attention_mask)
+    model, spec = build_model(family), MaskSpec.packed_causal(LENGTHS)
+    ids, positions = random_ids(spec), None
+    if axes == 3 and family != "gpt_neox":  # of which a tiny one turns too few channels
+        replace_rotary(model, "mm", (4, 8))
+        positions = spec.order.expand(3, -1, -1)
+    model.config._attn_implementation = "flash_by_hand"
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False, **mask_for(model, spec, positions)).logits
+    pieces = [piece for row, sizes in enumerate(LENGTHS) for piece in logits[row, : sum(sizes)].split(sizes)]
+    for mine, its in zip(pieces, alone(model, "sdpa", ids, LENGTHS), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(

@@ -166,6 +166,10 @@ def test_both_channels_of_a_pair_turn_by_one_axis(head_dim: int, kind: PositionK
         assert min(shares) > 0
 
 
+def test_mm_deals_frequencies_out_by_turns() -> None:
+    assert axes_of("mm", rotary_of(40).inv_freq)[1].tolist() == [0, 0, 1, 2, 1, 2, 1, 2] * 2 + [0, 0, 1, 2]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     head_dim=head_dims,
