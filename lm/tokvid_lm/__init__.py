@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokvid_lm.rollout import Rollout
     from tokvid_lm.segments import TextSegment, VideoSegment
     from tokvid_lm.video_lm import VideoLM
     from tokvid_lm.vocabulary import VideoVocabulary
 
-__all__ = ["TextSegment", "VideoLM", "VideoSegment", "VideoVocabulary"]
+__all__ = ["Rollout", "TextSegment", "VideoLM", "VideoSegment", "VideoVocabulary"]
 
 _HOME = {
+    "Rollout": "rollout",
     "TextSegment": "segments",
     "VideoLM": "video_lm",
     "VideoSegment": "segments",

@@ -6,7 +6,7 @@ Codes are some hundred times smaller than frames, so that the codes of a whole d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,17 +19,18 @@ from tokvid.data.clips import ClipArray, ClipSource
 from tokvid.errors import DataError, ShapeError
 from tokvid.frames import to_model
 from tokvid.grid import Grid
+from tokvid_lm.code_source import CodeSource
 from tokvid_tokenizers import VideoCodec
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CodedClips:
+class CodedClips(CodeSource):
     """Clips of one size as codes, ``[N,K,t,h,w]`` of the smallest integer type that holds them, and N captions.
 
-    ``num_frames``, ``height`` and ``width`` are those of the clips. ``skipped`` lists (name, reason) of clips that did
-    not load.
+    ``num_frames``, ``height`` and ``width`` are those of the clips, ``rate`` their frames a second. ``actions`` int64
+    ``[N,T-1]``, where all of them have some. ``skipped`` lists (name, reason) of clips that did not load.
     """
 
     codes: Tensor
@@ -38,7 +39,8 @@ class CodedClips:
     height: int
     width: int
     codebook_size: int
-    fps: float | None = None
+    rate: float | None = None
+    actions: Tensor | None = None
     names: tuple[str, ...] = ()
     """Of the clips, where they are known."""
     skipped: tuple[tuple[str, str], ...] = ()
@@ -48,9 +50,23 @@ class CodedClips:
             raise ShapeError(
                 f"expected codes [N,K,t,h,w] and N captions, got {list(self.codes.shape)} and {len(self.captions)}"
             )
+        if self.actions is not None and self.actions.shape != (len(self.codes), self.num_frames - 1):
+            raise ShapeError(
+                f"{len(self.codes)} clips of {self.num_frames} frames have actions"
+                f" [{len(self.codes)},{self.num_frames - 1}], got {list(self.actions.shape)}"
+            )
 
-    def __len__(self) -> int:
-        return len(self.captions)
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return self.num_frames, self.height, self.width
+
+    @property
+    def fps(self) -> float | None:
+        return self.rate
+
+    @property
+    def latent_frames(self) -> int:
+        return self.grid.t
 
     @property
     def grid(self) -> Grid:
@@ -59,28 +75,29 @@ class CodedClips:
         return Grid(t=t, h=h, w=w)
 
     def grid_of(self, number: int) -> Grid:
-        """The grid of a clip: that of all."""
         return self.grid
 
     def codes_of(self, number: int) -> Tensor:
-        """The codes of a clip, int64 ``[K,t,h,w]``."""
         return self.codes[number].long()
 
     def fps_of(self, number: int) -> float | None:
-        """Frames a second, where they are known."""
-        return self.fps
-
-    def actions_of(self, number: int) -> Tensor | None:
-        """None: clips that are encoded here bring no actions."""
-        return None
+        return self.rate
 
     def num_frames_of(self, number: int) -> int:
-        """T."""
         return self.num_frames
 
+    def has_actions(self, number: int) -> bool:
+        return self.actions is not None
+
+    def actions_of(self, number: int) -> Tensor:
+        assert self.actions is not None
+        return self.actions[number]
+
     def digest(self) -> str:
-        """64 hexadecimal digits that differ where the codes do."""
-        return hashlib.sha256(self.codes.numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256(self.codes.numpy().tobytes())
+        if self.actions is not None:
+            digest.update(self.actions.numpy().tobytes())
+        return digest.hexdigest()
 
 
 def codes_dtype(codebook_size: int) -> torch.dtype:
@@ -139,48 +156,59 @@ def code_clips(
     total, done = len(clips), 0
     skipped: list[tuple[str, str]] = list(clips.skipped if isinstance(clips, ClipArray) else _named(clips))
     parts: list[Tensor] = []
-    captions: list[str] = []
-    names: list[str] = []
+    kept: list[tuple[str, str, tuple[int, ...]]] = []
     shape: tuple[int, ...] = ()
-    for frames, words, of_batch, lost in _batches(clips, batch_size):
+    for loaded, lost in _batches(clips, batch_size):
         skipped.extend(lost)
-        done += len(words) + len(lost)
-        if len(words):
-            names.extend(of_batch)
+        done += len(loaded) + len(lost)
+        if loaded:
+            kept.extend((clip.caption, clip.name, clip.actions) for clip in loaded)
+            frames = np.stack([clip.frames for clip in loaded])
             parts.append(encode_clips(codec, frames, batch_size=batch_size, autocast=autocast))
-            captions.extend(words)
             shape = frames.shape
         if progress is not None:
             progress(done, total)
-    if not captions:
+    if not kept:
         why = f"; the last: {skipped[-1][0]}: {skipped[-1][1]}" if skipped else ""
         raise DataError(f"no clip is left to encode of {total}{why}")
+    captions, names, actions = zip(*kept, strict=True)
     return CodedClips(
         codes=torch.cat(parts),
-        captions=tuple(captions),
+        captions=captions,
         num_frames=shape[1],
         height=shape[2],
         width=shape[3],
         codebook_size=codec.codebook_size,
-        fps=clips.fps,
-        names=tuple(names),
+        rate=clips.fps,
+        actions=_together(actions, names),
+        names=names,
         skipped=tuple(skipped),
     )
 
 
-_Batch = tuple[npt.NDArray[np.uint8], list[str], list[str], list[tuple[str, str]]]
+def _together(actions: Sequence[tuple[int, ...]], names: Sequence[str]) -> Tensor | None:
+    """The actions of all clips ``[N,T-1]``, or None where there are none; DataError where some clips have none."""
+    without = [name for name, some in zip(names, actions, strict=True) if not some]
+    if len(without) == len(names):
+        return None
+    if without:
+        raise DataError(f"{without[0]} has no actions, but other clips have: give all clips actions, or none")
+    return torch.tensor(actions)
 
 
 def _named(source: ClipSource) -> list[tuple[str, str]]:
     return [(item.name, item.reason) for item in source.skipped]
 
 
+_Batch = tuple[list[Clip], list[tuple[str, str]]]
+
+
 def _batches(clips: ClipArray | ClipSource, size: int) -> Iterator[_Batch]:
-    """Frames ``[n,T,H,W,3]``, captions, names, and what did not load; n is ``size`` but in the last."""
+    """So many clips at a time, and what did not load."""
     if isinstance(clips, ClipArray):
         for start in range(0, len(clips), size):
-            part = slice(start, start + size)
-            yield clips.frames[part], clips.captions[part], clips.names[part], []
+            part = range(start, min(start + size, len(clips)))
+            yield [_clip_of(clips, number) for number in part], []
         return
     loaded: list[Clip] = []
     lost: list[tuple[str, str]] = []
@@ -190,12 +218,11 @@ def _batches(clips: ClipArray | ClipSource, size: int) -> Iterator[_Batch]:
         else:
             lost.append((result.name, result.reason))
         if len(loaded) == size:
-            yield _stacked(loaded, lost)
+            yield loaded, lost
             loaded, lost = [], []
     if loaded or lost:
-        yield _stacked(loaded, lost)
+        yield loaded, lost
 
 
-def _stacked(clips: list[Clip], lost: list[tuple[str, str]]) -> _Batch:
-    frames = np.stack([clip.frames for clip in clips]) if clips else np.empty((0, 1, 1, 1, 3), np.uint8)
-    return frames, [clip.caption for clip in clips], [clip.name for clip in clips], lost
+def _clip_of(clips: ClipArray, number: int) -> Clip:
+    return Clip(frames=clips.frames[number], fps=clips.fps, caption=clips.captions[number], name=clips.names[number])

@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from tokvid.errors import DataError
 from tokvid.grid import Grid
+from tokvid_lm.code_source import CodeSource
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.mixture import Mixture, MixtureConfig, hide
 from tokvid_lm.processor import VideoProcessor
@@ -23,38 +22,6 @@ from tokvid_lm.tasks import known_cells
 from tokvid_lm.templates import VideoHeader
 
 _MIXTURE = (MixtureConfig(),)
-
-
-class CodeSource(Protocol):
-    """Clips as codes: in memory (:class:`~tokvid_lm.code_clips.CodedClips`) or in shards on disk."""
-
-    @property
-    def captions(self) -> Sequence[str]:
-        """One a clip, perhaps empty."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Of the clips, or none where they are not known."""
-
-    def __len__(self) -> int: ...
-
-    def grid_of(self, number: int) -> Grid:
-        """The grid of a clip, without reading its codes."""
-
-    def codes_of(self, number: int) -> Tensor:
-        """The codes of a clip, int64 ``[K,t,h,w]``."""
-
-    def fps_of(self, number: int) -> float | None:
-        """Frames a second, where they are known."""
-
-    def actions_of(self, number: int) -> Tensor | None:
-        """The actions of a clip, int64 ``[T-1]``, where it has any."""
-
-    def num_frames_of(self, number: int) -> int:
-        """T."""
-
-    def digest(self) -> str:
-        """64 hexadecimal digits that differ where the clips do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +159,7 @@ class Documents:
         return self.score_text or not entry.draws_video
 
     def _action_count(self, clip: int) -> int:
-        return 0 if self.clips.actions_of(clip) is None else self.processor.codec.temporal_stride
+        return self.processor.codec.temporal_stride if self.clips.has_actions(clip) else 0
 
     def _shown(self, sample: int, latent_frames: int | None) -> _Shown:
         clip, entry = self.clip_of(sample), self.mixture.entry(sample)
@@ -224,7 +191,6 @@ class Documents:
 
     def _action_ids(self, clip: int, grid: Grid) -> npt.NDArray[np.int64]:
         actions = self.clips.actions_of(clip)
-        assert actions is not None
         whole = self.processor.action_ids(actions, self.clips.grid_of(clip), self.clips.num_frames_of(clip))
         return whole[: (grid.t - 1) * self.processor.codec.temporal_stride].numpy()
 

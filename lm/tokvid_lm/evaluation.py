@@ -15,16 +15,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tokvid.errors import ShapeError
+from tokvid.data.clip_source import spread
 from tokvid.frames import to_pictures
 from tokvid_lm.batch_plan import Batch
+from tokvid_lm.code_source import CodeSource
 from tokvid_lm.collate import Collator
-from tokvid_lm.documents import CodeSource, Documents
+from tokvid_lm.documents import Documents
 from tokvid_lm.mixture import MixtureConfig
 from tokvid_lm.objectives.video_objective import VideoObjective
 from tokvid_lm.segments import TextSegment, VideoSegment
 from tokvid_lm.video_lm import VideoLM
 from tokvid_lm.vocabulary import MODES
+
+_MOST_COUNTED = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +103,16 @@ def _mean_nats(
     return nats / count
 
 
-def unigram_entropy(codes: Tensor, codebook_size: int) -> float:
-    """Entropy in nats of how common each code is among ``codes`` ``[N,K,t,h,w]``, mean over the K codebooks."""
-    if codes.ndim != 5:
-        raise ShapeError(f"expected codes [N,K,t,h,w], got {list(codes.shape)}")
-    entropies = []
-    for codebook in codes.unbind(1):
-        share = torch.bincount(codebook.flatten().long(), minlength=codebook_size).double()
-        share = share[share > 0] / share.sum()
-        entropies.append(float(-(share * share.log()).sum()))
-    return sum(entropies) / len(entropies)
+def unigram_entropy(clips: CodeSource) -> float:
+    """Entropy in nats of how common each code is, mean over the K codebooks; of clips spread over all of them."""
+    counts: Tensor | None = None
+    for number in spread(len(clips), _MOST_COUNTED):
+        codes = clips.codes_of(number).flatten(1)
+        found = torch.stack([torch.bincount(row, minlength=clips.codebook_size) for row in codes])
+        counts = found if counts is None else counts + found
+    assert counts is not None, "a source has clips"
+    share = counts.double() / counts.sum(1, keepdim=True)
+    return float(-torch.special.xlogy(share, share).sum(1).mean())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,16 +128,19 @@ def draw_clips(
     lm: VideoLM,
     captions: Sequence[str],
     *,
-    num_frames: int,
-    height: int,
-    width: int,
+    num_frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
     mode: str | None = None,
     seed: int = 0,
     batch_size: int = 64,
     autocast: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DrawnClips:
-    """Draw one clip from each caption as the model's settings say; sample n has the noise of (seed, n)."""
+    """Draw one clip from each caption as the model's settings say; sample n has the noise of (seed, n).
+
+    What is None of the size is that of the clips that the model was trained on.
+    """
     start = time.perf_counter()
     segments = lm.generate(
         [[TextSegment(caption)] for caption in captions],

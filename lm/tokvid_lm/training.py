@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,8 @@ from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
 from tokvid_lm import block_attention
 from tokvid_lm.batch_plan import BatchPlan, Stage
-from tokvid_lm.code_clips import CodedClips, Progress, code_clips
+from tokvid_lm.code_clips import Progress, code_clips
+from tokvid_lm.code_source import CodeSource, ShardClips
 from tokvid_lm.collate import Collator
 from tokvid_lm.documents import Documents
 from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_losses
@@ -53,7 +54,7 @@ from tokvid_lm.objectives.video_objective import VideoObjective
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.text_tokenizer import train_text_tokenizer
 from tokvid_lm.trainer import FACTS_FILE, LMTrainer
-from tokvid_lm.training_config import LMRecipe, LMTrainingConfig, ScratchModelConfig
+from tokvid_lm.training_config import LMRecipe, LMTrainingConfig, ScratchModelConfig, ShardDataConfig
 from tokvid_lm.video_lm import VideoLM, VideoSettings
 from tokvid_tokenizers import VideoCodec, load_codec
 
@@ -68,13 +69,13 @@ class TrainedLM:
     lm: VideoLM
     folder: Path
     losses: CodeLosses
-    held_out: CodedClips
+    held_out: CodeSource
 
 
 def train_lm(
     recipe: LMRecipe,
-    clips: ClipArray | ClipSource,
-    held_out: ClipArray | ClipSource,
+    clips: ClipArray | ClipSource | None = None,
+    held_out: ClipArray | ClipSource | None = None,
     *,
     codec: VideoCodec | None = None,
     resume: bool = False,
@@ -82,17 +83,21 @@ def train_lm(
 ) -> TrainedLM:
     """Encode the clips, build the model, train it, and save the :class:`VideoLM` in ``<output>/lm``.
 
-    ``codec`` spares loading ``recipe.codec``. ``progress(done, total)`` follows the encoding. With ``resume`` the run
-    goes on from its newest whole checkpoint, if there is one. Of several processes (torchrun) each takes its part of
-    every step, and the first one writes. Raises :class:`TrainingError` at a step whose loss is not finite (the last
-    checkpoint stays), and ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when a checkpoint has been
-    written.
+    Clips are not given where the recipe's data are code shards. ``codec`` spares loading ``recipe.codec``.
+    ``progress(done, total)`` follows the encoding. With ``resume`` the run goes on from its newest whole checkpoint,
+    if there is one. Of several processes (torchrun) each takes its part of every step, and the first one writes.
+    Raises :class:`TrainingError` at a step whose loss is not finite (the last checkpoint stays), and
+    ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when a checkpoint has been written.
     """
     if not resume:
         check_unused(recipe.output)  # before clips are encoded
     prepare(recipe.seed)
     read_deepspeed(recipe.training.deepspeed)  # what is wrong there is said before clips are encoded
     codec = load_codec(recipe.codec) if codec is None else codec
+    if isinstance(recipe.data, ShardDataConfig):
+        sources = [ShardClips(recipe.data.path, split, codec_id=codec.codec_id) for split in ("train", "held_out")]
+        return train_on_codes(recipe, codec, *sources, resume=resume)
+    assert clips is not None and held_out is not None, "clips that are not codes yet must be given"
     num_frames = clips.frames.shape[1] if isinstance(clips, ClipArray) else clips.num_frames
     check_curriculum(recipe.training, latent_frames(num_frames, codec.temporal_stride))
     codec.to(default_device())
@@ -101,7 +106,7 @@ def train_lm(
 
 
 def train_on_codes(
-    recipe: LMRecipe, codec: VideoCodec, clips: CodedClips, held_out: CodedClips, *, resume: bool = False
+    recipe: LMRecipe, codec: VideoCodec, clips: CodeSource, held_out: CodeSource, *, resume: bool = False
 ) -> TrainedLM:
     """:func:`train_lm` on clips that are codes already."""
     with _no_shard_bars():
@@ -109,10 +114,10 @@ def train_on_codes(
 
 
 def _train_on_codes(
-    recipe: LMRecipe, codec: VideoCodec, clips: CodedClips, held_out: CodedClips, *, resume: bool
+    recipe: LMRecipe, codec: VideoCodec, clips: CodeSource, held_out: CodeSource, *, resume: bool
 ) -> TrainedLM:
     prepare(recipe.seed)
-    check_curriculum(recipe.training, clips.grid.t)
+    check_curriculum(recipe.training, clips.latent_frames)
     output = Path(recipe.output)
     if not resume:
         check_unused(output)
@@ -135,17 +140,18 @@ def _train_on_codes(
         validation=validation_losses(
             lm, held_out, recipe.training.mixture, batch_size=recipe.training.batch_size, autocast=autocast
         ),
-        unigram_entropy=unigram_entropy(clips.codes, clips.codebook_size),
+        unigram_entropy=unigram_entropy(clips),
     )
     check_finite(recipe.training.steps, {f"held-out nats ({name})": nats for name, nats in losses.validation.items()})
     check_weights(recipe.training.steps, lm.model.state_dict())
+    num_frames, height, width = clips.size or (None, None, None)
     lm.settings = VideoSettings(
         sampling=recipe.sampling or (Sampling(),),
-        num_frames=clips.num_frames,
-        height=clips.height,
-        width=clips.width,
+        num_frames=num_frames,
+        height=height,
+        width=width,
         fps=clips.fps,
-        latent_frames=clips.grid.t,
+        latent_frames=clips.latent_frames,
         knows_null_prompt=recipe.training.prompt_drop > 0,
     )
     if is_main_process():
@@ -165,7 +171,7 @@ def check_curriculum(config: LMTrainingConfig, latent_frames: int) -> None:
             )
 
 
-def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: tuple[str, ...]) -> VideoLM:
+def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: Sequence[str]) -> VideoLM:
     """The model of a recipe before its first step, in float32; the same for the same seed and captions."""
     model = recipe.model
     if not isinstance(model, ScratchModelConfig):
@@ -190,7 +196,7 @@ def _writing(recipe: LMRecipe) -> dict[str, Any]:
     }
 
 
-def _documents(recipe: LMRecipe, lm: VideoLM, clips: CodedClips) -> Documents:
+def _documents(recipe: LMRecipe, lm: VideoLM, clips: CodeSource) -> Documents:
     config = recipe.training
     return Documents(
         lm.processor,
@@ -234,7 +240,7 @@ def _train(
     recipe: LMRecipe,
     lm: VideoLM,
     documents: Documents,
-    held_out: CodedClips,
+    held_out: CodeSource,
     facts: dict[str, Any],
     checkpoint: Path | None,
 ) -> None:

@@ -150,6 +150,17 @@ class LMEvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShardDataConfig:
+    """Clips that are codes already: a folder that ``tokvid tokenize`` wrote, of the codec that the recipe names."""
+
+    kind: Literal["shards"] = "shards"
+    path: str
+
+
+LMDataConfig = DataConfig | ShardDataConfig
+
+
+@dataclass(frozen=True, kw_only=True)
 class LMRecipe:
     """A complete run. ``codec`` is a trained codec's folder; ``output`` gets ``lm/``, ``log.jsonl`` and checkpoints.
 
@@ -161,7 +172,7 @@ class LMRecipe:
     task: Literal["lm"] = "lm"
     seed: int = 0
     output: str
-    data: DataConfig = field(default_factory=SpriteDataConfig)
+    data: LMDataConfig = field(default_factory=SpriteDataConfig)
     codec: str
     model: ModelConfig = field(default_factory=ScratchModelConfig)
     template: Literal["rows", "bare", "emu3"] = "rows"

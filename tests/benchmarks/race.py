@@ -3,8 +3,9 @@
     OMP_WAIT_POLICY=passive python tests/benchmarks/race.py "tokvid base" --minutes 15 --learning-rate 1e-3
 
 Everybody has the same clips in the same order, the same loss (the mean squared error and what the quantizer adds),
-bf16 autocast, warm-up and linear decay, and the same clock: a minute of two cores is 120 seconds of processor time, so
-that other work on the machine takes nothing from anyone. It prints one line of JSON.
+bf16 autocast where the processor is faster in it, warm-up and linear decay, and the same clock: a minute of two cores
+is 120 seconds of processor time, so that other work on the machine takes nothing from anyone. It prints one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tokvid.metrics.perceptual import efflite_distance, video_distance
 from tokvid.metrics.psnr_ssim import psnr, ssim
 from tokvid.optimizer import AdamWConfig, MuonConfig, build_optimizer, set_learning_rate
 from tokvid.report.pictures import contact_sheet, side_by_side
+from tokvid.runtime import computes_in_bf16
 
 BATCH, CORES, WARMUP = 2, 2, 0.05
 
@@ -60,13 +62,14 @@ def train(codec: nn.Module, clips: Any, arguments: argparse.Namespace) -> dict[s
     else:
         config = AdamWConfig(learning_rate=arguments.learning_rate)
     optimizer = build_optimizer(config, codec, adam_names=("stem", "head", "quantizer"))
+    bf16 = computes_in_bf16("auto")
     start, began, step, done = time.process_time(), time.perf_counter(), 0, 0.0
     if hasattr(codec, "calibrate"):
         codec.calibrate(batch(clips, 0))
     while done < 1:
         set_learning_rate(optimizer, min(done / WARMUP + 0.01, 1.0) if done < WARMUP else (1 - done) / (1 - WARMUP))
         frames = batch(clips, step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             reconstruction, extra = codec(frames)
         loss = (reconstruction.float() - frames).square().mean()
         (loss + extra.float()).backward()
@@ -83,6 +86,7 @@ def train(codec: nn.Module, clips: Any, arguments: argparse.Namespace) -> dict[s
             print(f"step {step}, {used:.1f} minutes, PSNR {10 * torch.log10(4 / loss.detach()):.2f}", flush=True)
     return {
         "parameters": trained,
+        "bf16": bf16,
         "optimizer": arguments.optimizer,
         "learning_rate": arguments.learning_rate,
         "steps": step,

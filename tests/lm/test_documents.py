@@ -34,7 +34,7 @@ def make_clips(codec: VideoCodec) -> CodedClips:
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(codec.codebook_size, (3, codec.num_codebooks, 3, 2, 3), generator=generator)
     return CodedClips(
-        codes=codes.short(), captions=CAPTIONS, num_frames=9, height=16, width=24, codebook_size=1000, fps=8.0
+        codes=codes.short(), captions=CAPTIONS, num_frames=9, height=16, width=24, codebook_size=1000, rate=8.0
     )
 
 

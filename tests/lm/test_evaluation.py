@@ -21,7 +21,8 @@ from tokvid_lm.mixture import MixtureConfig
 def test_the_unigram_entropy_is_the_mean_over_codebooks() -> None:
     codes = torch.zeros(8, 2, 1, 1, 1, dtype=torch.int16)
     codes[:, 1, 0, 0, 0] = torch.arange(8)
-    assert unigram_entropy(codes, 64) == pytest.approx(math.log(8) / 2)
+    clips = CodedClips(codes=codes, captions=("",) * 8, num_frames=1, height=8, width=8, codebook_size=64)
+    assert unigram_entropy(clips) == pytest.approx(math.log(8) / 2)
     losses = CodeLosses(validation={"text": 9.0, "frame": 1.0}, unigram_entropy=4.0)
     assert losses.figures()["share_below_unigram"] == 0.75
 

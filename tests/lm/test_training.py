@@ -20,16 +20,17 @@ from transformers import AutoModelForCausalLM
 from tests.lm.tiny_run import MODEL, recipe, train
 from tokvid.checkpoint import newest_valid, read_state, seal, verify, write_state
 from tokvid.cli.demo_report import language_model_curve
-from tokvid.errors import CheckpointError, TrainingError
+from tokvid.cli.main import main
+from tokvid.errors import CheckpointError, DataError, TrainingError
 from tokvid.training_log import read_log
 from tokvid_lm import VideoLM
 from tokvid_lm import trainer as trainer_module
 from tokvid_lm import training as training_module
 from tokvid_lm.samplers.sampling import Sampling
-from tokvid_lm.training import TrainedLM
-from tokvid_lm.training_config import LMRecipe, ScratchModelConfig
+from tokvid_lm.training import TrainedLM, train_lm
+from tokvid_lm.training_config import LMRecipe, ScratchModelConfig, ShardDataConfig
 from tokvid_lm.video_lm import VideoSettings
-from tokvid_tokenizers import VideoCodec
+from tokvid_tokenizers import VideoCodec, load_codec
 
 
 def weights(trained: TrainedLM) -> dict[str, Tensor]:
@@ -81,7 +82,8 @@ def test_a_run_learns_logs_and_saves_a_model_that_loads_plain(whole: TrainedLM) 
     assert plain.config.use_cache and not whole.lm.model.training
     again = VideoLM.from_pretrained(whole.folder)
     chosen = Sampling(guidance_scale=1.5, temperature=0.8, top_k=50)
-    assert again.settings == whole.lm.settings == VideoSettings(sampling=(chosen,), fps=8.0, knows_null_prompt=True)
+    shape = {"num_frames": 5, "height": 16, "width": 16, "fps": 8.0, "latent_frames": 2}
+    assert again.settings == whole.lm.settings == VideoSettings(sampling=(chosen,), knows_null_prompt=True, **shape)
     assert_same_weights(whole.lm, again)
 
 
@@ -326,3 +328,20 @@ def test_every_objective_in_one_run_packed_or_not_resumes_to_the_same_weights(
     assert [sampling.mode for sampling in straight.lm.settings.sampling] == ["next_token", "maskgit", "frame"]
     log = read_log(tmp_path / "straight" / "log.jsonl")
     assert {"bits (maskgit)", "bits (frame)", "bits (text)"} < {name for line in log for name in line}
+
+
+def test_a_run_on_code_shards_learns_what_a_run_on_clips_learns(codec: VideoCodec, tmp_path: Path) -> None:
+    codec.save_pretrained(tmp_path / "codec")
+    data = {"kind": "sprites", "size": [16, 16], "num_frames": 5, "train_clips": 24, "held_out_clips": 5}
+    sprites = tmp_path / "data.yaml"
+    sprites.write_text(json.dumps({"data": data}), encoding="utf-8")
+    command = ["tokenize", str(sprites), str(tmp_path / "shards"), "--codec", str(tmp_path / "codec")]
+    assert main([*command, "--shard-clips", "7", "--workers", "1"]) == 0
+    settings = {"mixture": MODES, "steps": 3, "pack": 96}
+    from_clips = train(recipe(tmp_path / "clips", **settings), codec)
+    on_shards = replace(recipe(tmp_path / "codes", **settings), data=ShardDataConfig(path=str(tmp_path / "shards")))
+    from_shards = train_lm(on_shards, codec=codec)
+    assert_same_weights(from_clips.lm, from_shards.lm)
+    assert from_shards.losses == from_clips.losses and from_shards.lm.settings == from_clips.lm.settings
+    with pytest.raises(DataError, match="the model speaks tokvid-.*: tokenize the data again with that codec"):
+        train_lm(replace(on_shards, output=str(tmp_path / "other")), codec=load_codec("preset:tiny", seed=3))

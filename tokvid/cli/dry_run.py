@@ -54,7 +54,7 @@ def _codec(data: Mapping[str, Any]) -> dict[str, Any]:
 def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
     from tokvid.config import from_mapping
     from tokvid_lm.training import train_lm
-    from tokvid_lm.training_config import LMRecipe
+    from tokvid_lm.training_config import LMRecipe, ShardDataConfig
     from tokvid_tokenizers import load_codec
 
     from_mapping(LMRecipe, data)
@@ -64,6 +64,7 @@ def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
     changed = {"data": clips, "training": training, "codec": _STAND_IN_CODEC, "evaluation": {"clips": 1}}
     with tempfile.TemporaryDirectory() as folder:
         tiny = from_mapping(LMRecipe, {**data, **changed, "output": folder})
+        assert not isinstance(tiny.data, ShardDataConfig)
         lm = train_lm(tiny, *load_splits(tiny.data), codec=codec).lm
     return {"parameters": sum(parameter.numel() for parameter in lm.model.parameters())}
 

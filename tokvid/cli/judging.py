@@ -58,7 +58,7 @@ class Prompt:
     note: str
 
 
-def make_oracle(config: DataConfig) -> Oracle | None:
+def make_oracle(config: object) -> Oracle | None:
     """The oracle of the sprite world; None for other data."""
     if not isinstance(config, SpriteDataConfig):
         return None
@@ -114,9 +114,6 @@ def generate(trained: TrainedLM, recipe: LMRecipe, *, show: Sequence[Prompt] | N
             trained.lm,
             prompts,
             seed=recipe.seed,
-            num_frames=held_out.num_frames,
-            height=held_out.height,
-            width=held_out.width,
             batch_size=config.batch_size,
             progress=progress,
         )

@@ -74,14 +74,17 @@ def _codec(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
 def _lm(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     from tokvid.config import from_mapping
     from tokvid_lm.training import train_lm
-    from tokvid_lm.training_config import LMRecipe
+    from tokvid_lm.training_config import LMRecipe, ShardDataConfig
 
     recipe = from_mapping(LMRecipe, data)
-    # Not loaded: a language model learns from codes, and frames are needed only until they are encoded.
-    clips, held_out = open_splits(recipe.data)
-    tell(clips, held_out)
-    with counted("encoding") as progress:
-        trained = train_lm(recipe, clips, held_out, resume=resume, progress=progress)
+    if isinstance(recipe.data, ShardDataConfig):
+        trained = train_lm(recipe, resume=resume)
+    else:
+        # Not loaded: a language model learns from codes, and frames are needed only until they are encoded.
+        clips, held_out = open_splits(recipe.data)
+        tell(clips, held_out)
+        with counted("encoding") as progress:
+            trained = train_lm(recipe, clips, held_out, resume=resume, progress=progress)
     figures: dict[str, Any] = trained.losses.figures()
     if not is_main_process():
         return figures

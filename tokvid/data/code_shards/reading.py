@@ -16,6 +16,7 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets.data_files import DataFilesDict, DataFilesList
 
@@ -35,6 +36,17 @@ from tokvid.data.code_shards.format import (
 )
 from tokvid.data.code_shards.quiet import quiet
 from tokvid.errors import DataError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipShapes:
+    """Of each of N clips, arrays ``[N]``: frames, height and width in pixels, frames a second, number of actions."""
+
+    num_frames: npt.NDArray[np.int32]
+    height: npt.NDArray[np.int32]
+    width: npt.NDArray[np.int32]
+    fps: npt.NDArray[np.float64]
+    actions: npt.NDArray[np.int32]
 
 
 class CodeShards:
@@ -100,6 +112,12 @@ class CodeShards:
         sides = [np.asarray(self._column(name), np.int64) for name in ("t", "h", "w")]
         grids: npt.NDArray[np.int64] = np.stack(sides, axis=1)
         return grids
+
+    def shapes(self) -> ClipShapes:
+        """How long, how large and how fast every clip is, and how many actions it has, without reading codes."""
+        columns = {name: np.asarray(self._column(name)) for name in ("num_frames", "height", "width", "fps")}
+        counts = pc.list_value_length(self._column("actions")).to_numpy()
+        return ClipShapes(**columns, actions=counts)
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """How many codes every clip has, ``[N]``: K*t*h*w."""
