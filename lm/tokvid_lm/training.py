@@ -153,6 +153,7 @@ def _train_on_codes(
         fps=clips.fps,
         latent_frames=clips.latent_frames,
         knows_null_prompt=recipe.training.prompt_drop > 0,
+        captions=any(entry.objective == "caption" for entry in recipe.training.mixture),
     )
     if is_main_process():
         lm.save_pretrained(output / LM_FOLDER)

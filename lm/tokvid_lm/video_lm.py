@@ -68,6 +68,7 @@ class VideoSettings:
     fps: float | None = None
     latent_frames: int | None = None
     knows_null_prompt: bool = True
+    captions: bool = False
 
     def __post_init__(self) -> None:
         modes = [sampling.mode for sampling in self.sampling]

@@ -343,5 +343,5 @@ def test_a_run_on_code_shards_learns_what_a_run_on_clips_learns(codec: VideoCode
     from_shards = train_lm(on_shards, codec=codec)
     assert_same_weights(from_clips.lm, from_shards.lm)
     assert from_shards.losses == from_clips.losses and from_shards.lm.settings == from_clips.lm.settings
-    with pytest.raises(DataError, match="the model speaks tokvid-.*: tokenize the data again with that codec"):
+    with pytest.raises(DataError, match=r"the model speaks tokvid-.*: tokenize the data again with that codec"):
         train_lm(replace(on_shards, output=str(tmp_path / "other")), codec=load_codec("preset:tiny", seed=3))

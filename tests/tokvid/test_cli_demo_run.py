@@ -17,7 +17,7 @@ from tokvid.data.sprites import SpriteWorld, SpriteWorldConfig
 from tokvid.data.sprites.export import write_folder
 from tokvid.errors import DataError
 from tokvid_lm.code_clips import code_clips
-from tokvid_lm.collate import Documents
+from tokvid_lm.documents import Documents
 from tokvid_lm.training import build_lm
 from tokvid_lm.training_config import LMRecipe
 from tokvid_tokenizers import VideoCodec
@@ -94,12 +94,15 @@ def test_the_positions_are_those_that_the_longest_caption_needs(
     fitted = fit_context(lm_recipe, codec_recipe, clips, held_out)
     positions = fitted.model.max_positions  # type: ignore[union-attr]
     assert f"the caption of {name} is long: the language model gets {positions} positions" in capsys.readouterr().err
-    # Exactly as many as are needed: the documents themselves say so.
+    # Exactly as many as are needed: the documents themselves say so, which keep room for their end.
     codec = VideoCodec(codec_recipe.codec)
     coded = code_clips(codec, clips)
     lm = build_lm(fitted, codec, coded.captions)
-    longest = max(Documents.build(lm.processor, part).longest for part in (coded, code_clips(codec, held_out)))
-    assert longest == positions > 128
+    documents = [Documents(lm.processor, part) for part in (coded, code_clips(codec, held_out))]
+    for each in documents:
+        each.check_context(positions)
+    with pytest.raises(DataError, match=f"takes {positions} ids"):
+        documents[0].check_context(positions - 1)
 
 
 @pytest.mark.parametrize(

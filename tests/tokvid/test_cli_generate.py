@@ -12,9 +12,11 @@ import pytest
 from tests.lm.tiny import build_model, build_tokenizer
 from tokvid import read_video
 from tokvid.cli import main as command
+from tokvid.config import to_mapping
 from tokvid.video import probe_video
 from tokvid_lm import VideoLM
-from tokvid_lm.samplers.next_token import Sampling
+from tokvid_lm.samplers.sampling import Sampling
+from tokvid_lm.video_lm import VideoSettings
 from tokvid_tokenizers import load_codec
 
 
@@ -22,11 +24,12 @@ from tokvid_tokenizers import load_codec
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lm") / "model"
     lm = VideoLM.extend(build_model("llama"), codec=load_codec("preset:tiny"), tokenizer=build_tokenizer())
-    lm.sampling = Sampling(guidance_scale=2.0, temperature=0.5, top_k=7, top_p=0.8)
+    lm.settings = VideoSettings(sampling=(OWN, Sampling(mode="maskgit", steps=2)))
     lm.save_pretrained(folder)
     return folder
 
 
+OWN = Sampling(guidance_scale=2.0, temperature=0.5, top_k=7, top_p=0.8)
 SIZE = ("--frames", "5", "--size", "16x16")
 
 
@@ -42,15 +45,17 @@ def made_by(file: Path) -> dict[str, Any]:
 
 
 def test_the_settings_are_those_of_the_model_and_flags_override(saved: Path, tmp_path: Path) -> None:
-    own = {"guidance_scale": 2.0, "temperature": 0.5, "top_k": 7, "top_p": 0.8, "seed": 0}
     sampling, frames = draw(saved, tmp_path / "own.mp4")
-    assert sampling == own
+    assert sampling == to_mapping(OWN)
     flags = ("--guidance", "2", "--temperature", "0.5", "--top-k", "7", "--top-p", "0.8")
     assert np.array_equal(draw(saved, tmp_path / "said.mp4", *flags)[1], frames)
     flags = ("--guidance", "1", "--temperature", "2", "--top-k", "0", "--top-p", "1", "--seed", "4")
     sampling, other = draw(saved, tmp_path / "other.mp4", *flags)
-    assert sampling == {"guidance_scale": 1.0, "temperature": 2.0, "top_k": None, "top_p": None, "seed": 4}
+    assert sampling == to_mapping(Sampling(temperature=2.0, seed=4))
     assert not np.array_equal(other, frames)
+    sampling, masked = draw(saved, tmp_path / "masked.mp4", "--mode", "maskgit", "--steps", "3")
+    assert sampling == to_mapping(Sampling(mode="maskgit", steps=3))
+    assert not np.array_equal(masked, frames)
 
 
 def test_the_file_tells_its_caption_and_where_it_comes_from_but_no_folder(saved: Path, tmp_path: Path) -> None:

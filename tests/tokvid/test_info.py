@@ -13,7 +13,9 @@ import pytest
 from tests.lm.tiny import build_model, build_tokenizer
 from tests.tokenizers.lively import smallest_codec
 from tokvid.cli import main as command
+from tokvid.config import from_mapping
 from tokvid_lm import VideoLM
+from tokvid_lm.video_lm import VideoSettings
 from tokvid_tokenizers import load_codec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,8 +80,10 @@ def test_a_video_language_model(saved: Path, capsys: pytest.CaptureFixture[str])
     assert facts["vocabulary"]["text"] == lm.vocabulary.text_size
     assert facts["codec_id"] == facts["its_codec"]["codec_id"] == lm.codec.codec_id
     assert facts["its_codec"]["grid"] == "2x2x2"
-    assert facts["sampling"] == {"guidance_scale": 1.0, "temperature": 1.0, "top_k": None, "top_p": None}
-    assert (facts["template"], facts["layout"]) == (lm.template.kind, lm.layout.kind)
+    assert facts["modes"] == ["next_token"]
+    assert from_mapping(VideoSettings, facts["settings"], where="settings") == lm.settings
+    said = (facts["template"], facts["layout"], facts["positions"])
+    assert said == (lm.template.kind, lm.layout.kind, lm.positions.kind)
 
 
 def test_a_video_language_model_is_described_without_transformers(saved: Path) -> None:

@@ -1,10 +1,12 @@
-"""Measure a codec on clips: fidelity, how it looks and moves, its codes, and its worst clips as pictures.
+"""Measure a codec or a video language model on clips, with figures and pictures.
 
 tokvid evaluate runs/demo/codec/codec sprites --size 32x32 -o runs/evaluation
 tokvid evaluate preset:base my_videos --size 128x128 --clips 64 -o runs/evaluation
+tokvid evaluate runs/demo/lm/lm sprites -o runs/evaluation-lm
 
-DATA is a folder of videos, or 'sprites' for held-out clips of the built-in world. The folder written has
-evaluation.json, clips.jsonl with a line a clip, and report.html. The same command gives the same numbers.
+DATA is a folder of videos, or 'sprites' for held-out clips of the built-in world; those for a language model have the
+size that it was trained on. The folder written has evaluation.json, clips.jsonl with a line a clip, and report.html.
+The same command gives the same numbers, but for the seconds.
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ _WORST = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``CODEC DATA -o FOLDER`` and which clips."""
-    parser.add_argument("codec", metavar="CODEC", help="a codec's folder, org/name on the Hub, or preset:NAME")
+    """``MODEL DATA -o FOLDER`` and which clips."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="the folder of a codec or a language model, org/name on the Hub, or preset:NAME"
+    )
     parser.add_argument("data", metavar="DATA", help="a folder of videos, or 'sprites'")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where to write what was found")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite an earlier evaluation there")
@@ -40,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lpips", nargs=2, metavar=("VGG", "LINEAR"), help="weights of VGG-16 and of LPIPS's linear layers, for LPIPS"
     )
     parser.add_argument("--x264", action="store_true", help="also draw PSNR over bits against x264 (even sides only)")
+    lm = parser.add_argument_group("of a language model")
+    lm.add_argument("--mode", action="append", default=[], help="draw in this mode alone (may be given again)")
+    lm.add_argument("--completed", type=int, default=64, metavar="N", help="complete so many clips (default 64)")
+    lm.add_argument("--batch-size", type=int, default=64, metavar="N", help="clips drawn at once (default 64)")
+    lm.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -48,6 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if (output / "evaluation.json").exists() and not arguments.force:
         raise DataError(f"{output} holds an evaluation: give another folder, or -f to overwrite it")
+    if (Path(arguments.model) / "video_lm.json").is_file():
+        from tokvid.cli.evaluate_lm import run_lm
+
+        return run_lm(arguments, output)
+    return _run_codec(arguments, output)
+
+
+def _run_codec(arguments: argparse.Namespace, output: Path) -> int:
     wanted = shape(arguments)
     num_frames, (height, width), fps = wanted["num_frames"], wanted["size"], wanted["fps"]
     from tokvid.metrics.perceptual import LPIPS, PictureDistance
@@ -58,12 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
     from tokvid_tokenizers.full_evaluation import evaluate_codec, table
 
     prepare(0)
-    codec = load_codec(arguments.codec)
+    codec = load_codec(arguments.model)
     codec.grid_for(num_frames, height, width)  # before clips are decoded that it could not take
     distances: dict[str, PictureDistance] | None = (
         {"lpips": LPIPS(*arguments.lpips).distance} if arguments.lpips else None
     )
-    clips = _load(arguments.data, wanted, arguments.clips)
+    clips = load_clips(arguments.data, wanted, arguments.clips)
     with counted("measure") as progress:
         evaluation = evaluate_codec(codec, clips.frames, distances=distances, progress=progress)
     curve = x264_curve(clips.frames, fps) if arguments.x264 else []
@@ -74,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             evaluation.figures["x264_psnr_at_equal_bits"] = equal
     facts = {
-        "codec": Path(arguments.codec).name,
+        "codec": Path(arguments.model).name,
         "codec_id": codec.codec_id,
         "data": Path(arguments.data).name,
         "clips": f"{len(clips)} of {num_frames} frames of {height}x{width} at {fps:g} fps",
@@ -98,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(data: str, wanted: dict[str, Any], count: int) -> ClipArray:
+def load_clips(data: str, wanted: dict[str, Any], count: int) -> ClipArray:
     """At most ``count`` clips of the ``wanted`` shape of ``data``, with what was skipped said on stderr."""
     from tokvid.data.clip_source import spread
     from tokvid.data.clips import FolderClips, FolderDataConfig, SpriteDataConfig, materialise, open_clips

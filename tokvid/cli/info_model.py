@@ -110,7 +110,9 @@ def describe_video_lm(folder: Path, size: str, *, measured: bool = False) -> dic
             "vocabulary": ids,
             "template": facts["template"],
             "layout": facts["layout"],
-            "sampling": facts.get("sampling", {}),
+            "positions": facts["positions"],
+            "modes": [sampling["mode"] for sampling in facts["settings"]["sampling"]],
+            "settings": facts["settings"],
             "codec_id": facts["codec_id"],
         }
     except (KeyError, TypeError) as error:

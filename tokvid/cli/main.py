@@ -50,7 +50,7 @@ VERBS: dict[str, Verb] = {
     "tokenize": Verb("tokvid.cli.tokenize", "turn a whole data set into code shards, to train language models on"),
     "decode": Verb("tokvid.cli.decode", "turn codes back into videos"),
     "reconstruct": Verb("tokvid.cli.reconstruct", "send videos through a codec and back"),
-    "evaluate": Verb("tokvid.cli.evaluate", "measure a codec on clips: figures, a table, its worst clips as pictures"),
+    "evaluate": Verb("tokvid.cli.evaluate", "measure a codec or a language model on clips: figures, a table, pictures"),
     "info": Verb("tokvid.cli.info", "what this machine can do, or what a video, codes, a codec or a model hold"),
 }
 

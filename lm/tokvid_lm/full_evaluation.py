@@ -1,0 +1,202 @@
+"""All that is said of a video language model on clips that it never saw: losses, what it draws, completes and writes.
+
+The same model and clips give the same figures again, but for the seconds. Nothing here knows what is on the pictures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokvid.data.clips import ClipArray
+from tokvid.errors import ModelError
+from tokvid.frames import to_model
+from tokvid.metrics.frechet import MIN_FRAMES, efflite_frechet, motion_features
+from tokvid_lm.code_clips import CodedClips, code_clips
+from tokvid_lm.completion import COMPLETIONS, Completion, complete_clips
+from tokvid_lm.evaluation import DrawnClips, draw_clips, unigram_entropy, validation_losses
+from tokvid_lm.mixture import MixtureConfig
+from tokvid_lm.segments import TextSegment, VideoSegment
+from tokvid_lm.video_lm import VideoLM
+from tokvid_lm.vocabulary import MODES
+
+Pictures = npt.NDArray[np.uint8]
+Progress = Callable[[str, int, int], None]
+# Captions that are drawn from twice, for the diversity of what is drawn.
+_TWICE = 16
+_ALONE = 3
+_MOST_CAPTION_IDS = 64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LMEvaluation:
+    """``figures`` are plain numbers by name, nested; the pictures that they were measured on stand beside them.
+
+    ``drawn`` clips by mode, ``completions`` by task and mode, and the ``captions`` that the model wrote, if it writes
+    any. What could not be measured is not there; ``left_out`` says why.
+    """
+
+    figures: dict[str, Any]
+    drawn: dict[str, DrawnClips]
+    completions: list[Completion]
+    captions: list[str]
+    left_out: dict[str, str]
+
+
+def evaluate_lm(
+    lm: VideoLM,
+    clips: ClipArray,
+    *,
+    modes: tuple[str, ...] = (),
+    completed: int = 64,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> LMEvaluation:
+    """Measure ``lm`` on clips of the size that it was trained on.
+
+    Clips are drawn from their captions in each of ``modes`` (all that it knows); the first ``completed`` clips are
+    completed. Bits are of a code, given its caption; ``unigram`` is what guessing by how common each code is in these
+    clips costs. ``diversity`` is how far two clips drawn from one caption are apart, in levels of 255 a pixel;
+    ``seconds_alone`` of one clip at batch 1. ``progress(what, done, total)``. Raises :class:`ModelError` for clips
+    without captions, or of another size.
+    """
+    _check(lm, clips)
+    known = tuple(sampling.mode for sampling in lm.settings.sampling)
+    modes = modes or known
+    for mode in modes:
+        lm.sampling_for(mode)  # says what it knows
+    report = progress or (lambda what, done, total: None)
+    left_out: dict[str, str] = {}
+    coded = code_clips(lm.codec, clips, progress=lambda done, total: report("encode", done, total))
+    figures: dict[str, Any] = {"clips": len(clips), "bits": _bits(lm, coded, modes, batch_size, report)}
+    drawn: dict[str, DrawnClips] = {}
+    figures["drawn"] = {}
+    for mode in modes:
+        drawn[mode] = draw_clips(
+            lm,
+            clips.captions,
+            mode=mode,
+            seed=seed,
+            batch_size=batch_size,
+            progress=lambda done, total, mode=mode: report(f"draw, {mode}", done, total),  # type: ignore[misc]
+        )
+        figures["drawn"][mode] = _drawn_figures(lm, clips, drawn[mode], mode, seed, left_out)
+    figures["diversity_of_clips"] = _apart(clips.frames[:_TWICE], np.roll(clips.frames[:_TWICE], 1, axis=0))
+    completions = _complete(lm, clips, modes, min(completed, len(clips)), seed, batch_size, report, left_out)
+    figures["completed"] = {
+        f"{each.task}, {each.mode}": {
+            "psnr": each.psnr,
+            "guess_psnr": each.guess_psnr,
+            "gain": each.psnr - each.guess_psnr,
+        }
+        for each in completions
+    }
+    captions: list[str] = []
+    if lm.settings.captions:
+        captions = write_captions(lm, coded, batch_size=batch_size)
+        same = sum(ours == theirs for ours, theirs in zip(captions, clips.captions, strict=True))
+        figures["captions_word_for_word"] = same / len(clips)
+    else:
+        left_out["captions"] = "the model did not learn to caption clips"
+    return LMEvaluation(figures=figures, drawn=drawn, completions=completions, captions=captions, left_out=left_out)
+
+
+def write_captions(lm: VideoLM, coded: CodedClips, *, batch_size: int = 64) -> list[str]:
+    """What the model says of each clip, greedily."""
+    prompts = [
+        [VideoSegment(codes=coded.codes_of(n)[None], num_frames=coded.num_frames, fps=coded.fps)]
+        for n in range(len(coded))
+    ]
+    answers = lm.generate(prompts, output="text", top_k=1, max_new_tokens=_MOST_CAPTION_IDS, batch_size=batch_size)
+    return [answer.text.strip() for answer in answers if isinstance(answer, TextSegment)]
+
+
+def _check(lm: VideoLM, clips: ClipArray) -> None:
+    settings = lm.settings
+    if not any(clips.captions):
+        raise ModelError("these clips have no captions, but a language model draws from captions: write some")
+    wanted = (settings.num_frames, settings.height, settings.width)
+    if None not in wanted and clips.frames.shape[1:4] != wanted:
+        raise ModelError(
+            f"the model was trained on clips of {settings.num_frames} frames of {settings.height}x{settings.width},"
+            f" these have {clips.frames.shape[1]} of {clips.frames.shape[2]}x{clips.frames.shape[3]}"
+        )
+
+
+def _bits(
+    lm: VideoLM, coded: CodedClips, modes: tuple[str, ...], batch_size: int, report: Progress
+) -> dict[str, float]:
+    """Of a code by each mode, of a caption's id, and of guessing a code."""
+    objectives = [*modes, *(("caption",) if lm.settings.captions else ())]
+    bits = {"unigram": unigram_entropy(coded) / np.log(2)}
+    for number, name in enumerate(objectives):
+        mixture = (MixtureConfig(objective=name),)
+        for part, nats in validation_losses(lm, coded, mixture, batch_size=batch_size).items():
+            bits[part] = nats / float(np.log(2))
+        report("losses", number + 1, len(objectives))
+    return bits
+
+
+def _drawn_figures(
+    lm: VideoLM, clips: ClipArray, drawn: DrawnClips, mode: str, seed: int, left_out: dict[str, str]
+) -> dict[str, Any]:
+    figures: dict[str, Any] = {"seconds": drawn.seconds / len(clips)}
+    start = time.perf_counter()
+    for number in range(_ALONE):
+        lm.generate([TextSegment(clips.captions[number % len(clips)])], mode=mode, seed=seed, batch_size=1)
+    figures["seconds_alone"] = (time.perf_counter() - start) / _ALONE
+    again = draw_clips(lm, clips.captions[:_TWICE], mode=mode, seed=seed + 1)
+    figures["diversity"] = _apart(drawn.frames[:_TWICE], again.frames)
+    if clips.frames.shape[1] < MIN_FRAMES or len(clips) < 2:
+        left_out["efflite_frechet"] = f"it needs two clips or more of {MIN_FRAMES} frames or more"
+    else:
+        real, ours = (motion_features(to_model(part)) for part in (clips.frames, drawn.frames))
+        figures["efflite_frechet"] = efflite_frechet(real, ours)
+    return figures
+
+
+def _apart(clips: Pictures, others: Pictures) -> float:
+    """Mean absolute difference, in levels of 255."""
+    return float(np.abs(clips.astype(np.float32) - others).mean())
+
+
+def _complete(
+    lm: VideoLM,
+    clips: ClipArray,
+    modes: tuple[str, ...],
+    count: int,
+    seed: int,
+    batch_size: int,
+    report: Progress,
+    left_out: dict[str, str],
+) -> list[Completion]:
+    """Every task in every mode that sees what is given: by next-token and frame by frame only what comes before."""
+    found: list[Completion] = []
+    latent_frames = lm.codec.grid_for(*clips.frames.shape[1:4]).t
+    for task in COMPLETIONS:
+        if latent_frames < (3 if task == "interpolation" else 2) and task != "inpainting":
+            left_out[task] = f"clips of {latent_frames} latent frames are too short for it"
+            continue
+        fit = [mode for mode in MODES if mode in modes and (mode == "maskgit" or task == "continuation")]
+        if not fit:
+            left_out[task] = "the model does not draw at once (maskgit), so it does not see what comes later"
+        for mode in fit:
+            found.append(
+                complete_clips(
+                    lm,
+                    clips.frames[:count],
+                    clips.captions[:count],
+                    task=task,
+                    mode=mode,
+                    seed=seed,
+                    batch_size=batch_size,
+                    progress=lambda done, total, name=f"{task}, {mode}": report(name, done, total),  # type: ignore[misc]
+                )
+            )
+    return found

@@ -1,0 +1,123 @@
+"""``tokvid evaluate`` of a language model: its files, its figures twice the same, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.lm.tiny import build_model, build_tokenizer
+from tokvid.cli.main import main
+from tokvid.data.sprites.verdicts import judge_captions
+from tokvid.video import Video, write_video
+from tokvid_lm import VideoLM
+from tokvid_lm.samplers.sampling import Sampling
+from tokvid_lm.video_lm import VideoSettings
+from tokvid_lm.vocabulary import MODES
+from tokvid_tokenizers import load_codec
+
+SIZE = {"num_frames": 5, "height": 16, "width": 16, "fps": 8.0, "latent_frames": 2}
+
+
+def save(folder: Path, **settings: Any) -> Path:
+    lm = VideoLM.extend(build_model("llama"), codec=load_codec("preset:tiny"), tokenizer=build_tokenizer())
+    lm.settings = VideoSettings(**settings)
+    lm.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sampling = tuple(Sampling(mode=mode, steps=2) for mode in MODES)
+    return save(tmp_path_factory.mktemp("lm") / "model", sampling=sampling, captions=True, **SIZE)
+
+
+def evaluate(saved: Path, data: str, output: Path, *flags: str) -> dict[str, Any]:
+    assert main(["evaluate", str(saved), data, "-o", str(output), "--clips", "3", "--completed", "2", *flags]) == 0
+    facts: dict[str, Any] = json.loads((output / "evaluation.json").read_text())
+    return facts
+
+
+def without_seconds(figures: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: without_seconds(value) if isinstance(value, dict) else value for name, value in figures.items()}
+    return {name: value for name, value in plain.items() if not name.startswith("seconds")}
+
+
+def test_sprites_are_measured_the_same_twice(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = [evaluate(saved, "sprites", tmp_path / name) for name in ("a", "b")]
+    figures = found[0]["figures"]
+    assert without_seconds(figures) == without_seconds(found[1]["figures"])
+    assert set(figures["bits"]) == {"unigram", *MODES, "text"} and min(figures["bits"].values()) > 0
+    assert set(figures["drawn"]) == set(MODES)
+    for drawn in figures["drawn"].values():
+        assert {"seconds", "seconds_alone", "diversity", "efflite_frechet", "sprite", "direction", "all"} <= set(drawn)
+        assert drawn["sprite"]["count"] == 3
+    # Two latent frames are too short to interpolate; given cells that come later are seen by maskgit alone.
+    assert set(figures["completed"]) == {*(f"continuation, {mode}" for mode in MODES), "inpainting, maskgit"}
+    assert "interpolation" in found[0]["left_out"] and figures["captions"]["sprite"]["count"] == 3
+    rows = [json.loads(line) for line in (tmp_path / "a" / "clips.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in rows] == [f"held_out-{n:06d}" for n in range(3)]
+    assert all({"written", *MODES} <= set(row) for row in rows)
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert all(f"Drawn: {mode}" in page for mode in MODES) and "Completed" in page and "Captions" in page
+    streams = capsys.readouterr()
+    assert "drawn.frame.seconds_alone" in streams.out and "no interpolation: " in streams.err
+
+
+def test_a_folder_is_measured_without_an_oracle_in_the_mode_asked_for(tmp_path: Path) -> None:
+    model = save(tmp_path / "model", sampling=(Sampling(), Sampling(mode="frame", steps=2)), **SIZE)
+    for number in range(3):
+        frames = np.random.default_rng(number).integers(256, size=(5, 16, 16, 3)).astype(np.uint8)
+        write_video(tmp_path / "in" / f"{number}.mp4", Video(frames=frames, fps=8))
+        (tmp_path / "in" / f"{number}.txt").write_text("a b c", encoding="utf-8")
+    facts = evaluate(model, str(tmp_path / "in"), tmp_path / "out", "--mode", "frame")
+    assert set(facts["figures"]["drawn"]) == {"frame"} and "sprite" not in facts["figures"]["drawn"]["frame"]
+    assert set(facts["figures"]["completed"]) == {"continuation, frame"}
+    assert {"captions", "inpainting", "interpolation"} <= set(facts["left_out"])
+    assert str(tmp_path) not in json.dumps(facts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sprites", "--x264"], "--x264 measures a codec"),
+        (["sprites", "--completed", "0"], "must be at least 1"),
+        (["sprites", "--mode", "magic"], "magic"),
+        (["sprites", "--size", "32x32"], "trained on clips of 5 frames of 16x16, these have 5 of 32x32"),
+        (["nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    saved: Path, arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(saved), *arguments, "--clips", "2", "-o", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert words in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_captions_are_held_against_each_other() -> None:
+    said = [
+        "a fox moves left over grass",
+        "a fox moves left over grass",
+        "a fox moves left",
+        "a zebra",
+        "a car and a fox stay still",
+    ]
+    meant = [
+        "the little fox drifts leftwards on grass",
+        "a fox goes up over sand",
+        "one car moves left",
+        "a fox rests",
+        "the fox is resting and a car sits still",
+    ]
+    found = judge_captions(meant, said).figures()
+    assert {name: (part["right"], part["count"]) for name, part in found.items()} == {
+        "sprite": (3, 5),
+        "direction": (3, 5),
+        "both": (2, 5),
+        "background": (1, 2),
+    }

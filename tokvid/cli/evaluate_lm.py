@@ -1,0 +1,175 @@
+"""``tokvid evaluate`` of a video language model: figures, the oracle's verdicts on sprites, and a page of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokvid.atomic import write_text
+from tokvid.cli.clip_options import SPRITES, given_shape
+from tokvid.cli.evaluate import load_clips
+from tokvid.cli.progress import counted
+from tokvid.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from tokvid.cli.judging import JudgedClip
+    from tokvid.data.clips import ClipArray
+    from tokvid.report.page import Report
+    from tokvid_lm.full_evaluation import LMEvaluation
+    from tokvid_lm.video_lm import VideoSettings
+
+_SHOWN = 12
+
+
+def run_lm(arguments: argparse.Namespace, output: Path) -> int:
+    """Measure, write, and print the figures."""
+    for name in ("lpips", "x264"):
+        if getattr(arguments, name):
+            raise ModelError(f"--{name} measures a codec, and this folder holds a language model: leave it out")
+    if arguments.batch_size < 1 or arguments.completed < 1:
+        raise DataError(
+            f"--batch-size and --completed must be at least 1, got {arguments.batch_size} and {arguments.completed}"
+        )
+    from tokvid.provenance import provenance
+    from tokvid.runtime import default_device, prepare
+    from tokvid_lm import VideoLM
+    from tokvid_lm.full_evaluation import evaluate_lm
+
+    prepare(arguments.seed)
+    lm = VideoLM.from_pretrained(arguments.model).to(default_device())
+    clips = load_clips(arguments.data, _shape(lm.settings, arguments), arguments.clips)
+    with counted("measure") as bar:
+        evaluation = evaluate_lm(
+            lm,
+            clips,
+            modes=tuple(dict.fromkeys(arguments.mode)),
+            completed=arguments.completed,
+            seed=arguments.seed,
+            batch_size=arguments.batch_size,
+            progress=lambda what, done, total: bar(done, total),
+        )
+    verdicts = _judge(clips, evaluation) if arguments.data == SPRITES else {}
+    facts = {
+        "model": Path(arguments.model).name,
+        "codec_id": lm.codec.codec_id,
+        "data": Path(arguments.data).name,
+        "clips": f"{len(clips)} of {clips.frames.shape[1]} frames of {clips.frames.shape[2]}x{clips.frames.shape[3]}",
+        "skipped": [name for name, _ in clips.skipped],
+        "figures": evaluation.figures,
+        "left_out": evaluation.left_out,
+        **provenance(arguments.seed),
+    }
+    write_text(output / "evaluation.json", json.dumps(facts, indent=2) + "\n")
+    write_text(output / "clips.jsonl", "".join(json.dumps(row) + "\n" for row in _rows(clips, evaluation, verdicts)))
+    _page(clips, evaluation, verdicts, facts).save(output / "report.html")
+    if arguments.json:
+        print(json.dumps(evaluation.figures, indent=2))
+    else:
+        for name, value in _flat(evaluation.figures):
+            print(f"{name:<44}{value:.5g}")
+        print(output / "report.html")
+    for name, reason in evaluation.left_out.items():
+        print(f"no {name}: {reason}", file=sys.stderr)
+    return 0
+
+
+def _shape(settings: VideoSettings, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The clips that the model was trained on, where the command line does not say otherwise."""
+    learned = {"num_frames": settings.num_frames, "fps": settings.fps}
+    if settings.height is not None and settings.width is not None:
+        learned["size"] = (settings.height, settings.width)  # type: ignore[assignment]
+    wanted = {name: value for name, value in learned.items() if value is not None} | given_shape(arguments)
+    missing = sorted({"size", "num_frames", "fps"} - set(wanted))
+    if missing:
+        raise ModelError(
+            "the model was trained on clips of more than one shape: say --size, --frames and --fps, one of each"
+        )
+    return wanted
+
+
+def _judge(clips: ClipArray, evaluation: LMEvaluation) -> dict[str, list[JudgedClip]]:
+    """The oracle's verdicts by mode, whose counts it adds to the figures, and those on captions."""
+    from tokvid.cli.judging import JudgedClip
+    from tokvid.data.sprites.oracle import Oracle
+    from tokvid.data.sprites.verdicts import describe, judge_captions, judge_clips
+    from tokvid.data.sprites.world import SpriteWorldConfig
+
+    _, num_frames, height, width = clips.frames.shape[:4]
+    oracle = Oracle(SpriteWorldConfig(size=(height, width), num_frames=num_frames, fps=clips.fps))
+    found: dict[str, list[JudgedClip]] = {}
+    for mode, drawn in evaluation.drawn.items():
+        judged = judge_clips(oracle, clips.captions, drawn.frames)
+        evaluation.figures["drawn"][mode] |= judged.figures()
+        found[mode] = [
+            JudgedClip(right=verdict.all, seen=describe(sight))
+            for verdict, sight in zip(judged.verdicts, judged.sights, strict=True)
+        ]
+    if evaluation.captions:
+        evaluation.figures["captions"] = judge_captions(clips.captions, evaluation.captions).figures()
+    return found
+
+
+def _rows(clips: ClipArray, evaluation: LMEvaluation, verdicts: dict[str, list[JudgedClip]]) -> list[dict[str, Any]]:
+    """A row a clip: its caption, what the model wrote of it, and what was seen in what it drew."""
+    rows = []
+    for number, name in enumerate(clips.names):
+        row: dict[str, Any] = {"name": name, "caption": clips.captions[number]}
+        if evaluation.captions:
+            row["written"] = evaluation.captions[number]
+        row |= {mode: dataclasses.asdict(judged[number]) for mode, judged in verdicts.items()}
+        rows.append(row)
+    return rows
+
+
+def _flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """Numbers by dotted names; of counted shares the share alone."""
+    found: list[tuple[str, float]] = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            found += [(prefix + name, value["share"])] if "share" in value else _flat(value, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, value))
+    return found
+
+
+def _page(
+    clips: ClipArray, evaluation: LMEvaluation, verdicts: dict[str, list[JudgedClip]], facts: dict[str, Any]
+) -> Report:
+    from tokvid.report.page import Card, Figure, Report
+    from tokvid.report.pictures import animated, contact_sheet, still
+
+    report = Report("Video language model", f"{facts['model']} on {facts['data']}: {facts['clips']}")
+    report.figures([Figure(name=name, value=f"{value:.4g}") for name, value in _flat(evaluation.figures)])
+    for mode, drawn in evaluation.drawn.items():
+        report.section(f"Drawn: {mode}", "From captions of clips that were never shown in training.")
+        judged = verdicts.get(mode)
+        report.cards(
+            [
+                Card(
+                    uri=animated(drawn.frames[n], clips.fps),
+                    caption=drawn.captions[n],
+                    verdict=judged[n].right if judged else None,
+                    detail=judged[n].seen if judged else "",
+                )
+                for n in range(min(_SHOWN, len(drawn.captions)))
+            ]
+        )
+    if evaluation.completions:
+        report.section("Completed", "The clip, what the model made of the part that it saw, and the guess.")
+        for each in evaluation.completions:
+            count = min(3, len(each.frames))
+            strips = [part[n] for n in range(count) for part in (clips.frames, each.frames, each.guesses)]
+            labels = [f"{what}: {clips.captions[n]}" for n in range(count) for what in ("clip", "model", "guess")]
+            gain = f"{each.psnr:.2f} dB in what was hidden, the guess {each.guess_psnr:.2f} dB"
+            report.cards(
+                [Card(uri=still(contact_sheet(strips, labels)), caption=f"{each.task}, {each.mode}", detail=gain)],
+                width=700,
+            )
+    if evaluation.captions:
+        rows = [[clips.captions[n], evaluation.captions[n]] for n in range(min(_SHOWN, len(clips)))]
+        report.section("Captions").table(["of the clip", "of the model"], rows)
+    return report.facts({name: value for name, value in facts.items() if name != "figures"}, "Versions and settings")
