@@ -129,6 +129,11 @@ def truncate(folder: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
 
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 @pytest.mark.parametrize(
     ("damage", "kind", "words"),
     [
@@ -139,6 +144,22 @@ def truncate(folder: Path, size: int) -> None:
             CheckpointError,
             "another shape .*encoder.head.bias",
         ),
+        (
+            lambda f: edit(f, lambda t: t.update({"encoder.head.bias": torch.zeros(3, dtype=torch.int64)})),
+            CheckpointError,
+            "another type .*encoder.head.bias",
+        ),
+        (lambda f: edit(f, lambda t: t["encoder.head.bias"].fill_(torch.nan)), CheckpointError, "head.bias' holds NaN"),
+        (lambda f: edit(f, lambda t: t["encoder.head.bias"].fill_(torch.inf)), CheckpointError, "head.bias' holds NaN"),
+        (lambda f: replace_by_folder(f / WEIGHTS_FILE), CheckpointError, "torn"),
+        (lambda f: (f / WEIGHTS_FILE).write_text("<html>not found</html>"), CheckpointError, "torn"),
+        (lambda f: (f / WEIGHTS_FILE).write_bytes(b"\xff" * 99), CheckpointError, "torn"),
+        (
+            lambda f: (f / WEIGHTS_FILE).write_text("version https://git-lfs.github.com/spec/v1"),
+            CheckpointError,
+            "torn",
+        ),
+        (lambda f: truncate(f, -1), CheckpointError, "torn"),
         (lambda f: truncate(f, 2000), CheckpointError, "torn"),
         (lambda f: truncate(f, 5), CheckpointError, "torn"),
         (lambda f: truncate(f, 0), CheckpointError, "torn"),

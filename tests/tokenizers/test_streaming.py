@@ -166,10 +166,6 @@ def test_what_does_not_fit_a_stream_is_refused() -> None:
         stream.push(noise(2, 3, 1, SIZE, SIZE))
         with pytest.raises(ShapeError, match="keep their size"):
             stream.push(noise(2, 3, 1, SIZE, 2 * SIZE))
-        with pytest.raises(ShapeError, match="NaN"):
-            stream.push(noise(2, 3, 1, SIZE, SIZE) * float("nan"))
-    with codec.stream_decoder() as decoder, pytest.raises(ShapeError, match="codes must lie"):
-        decoder.push(torch.full((1, 1, 1, 2, 2), 75))
     with pytest.raises(ShapeError, match="at least 1"):
         codec.stream_encoder(batch_size=0)
 

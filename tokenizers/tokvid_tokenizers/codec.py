@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,11 +121,20 @@ class VideoCodec(nn.Module):
         """
         if latents.ndim != 5 or latents.shape[1] != self.quantizer.dim or 0 in latents.shape:
             raise ShapeError(f"expected latents [B,{self.quantizer.dim},t,h,w], got {list(latents.shape)}")
+        if not latents.is_floating_point():
+            raise ShapeError(f"expected float latents, got {latents.dtype}; codes go through decode")
+        if not _is_finite(latents):
+            raise ShapeError("latents hold NaN or infinite values")
         tiling = decoder_tiling(self.config, tile, halo)
         return self._decoded(self._decode_latent_block, latents, num_frames, tiling)
 
     def encode(self, frames: Tensor, *, tile: tuple[int, int] | None = None, halo: int | None = None) -> Tensor:
-        """Codes int64 ``[B,K,t,h,w]`` of frames ``[B,3,T,H,W]`` in [-1, 1]."""
+        """Codes int64 ``[B,K,t,h,w]`` of frames ``[B,3,T,H,W]`` in [-1, 1].
+
+        Raises :class:`ShapeError` for frames that are none, :class:`ModelError` of a continuous codec, and where the
+        latents are not finite.
+        """
+        self.check_discrete()
         return self._encoded(self.encode_block, frames, encoder_tiling(self.config, tile, halo))
 
     def decode(
@@ -139,7 +149,7 @@ class VideoCodec(nn.Module):
 
         Without ``num_frames`` the last group is whole: ``1 + (t-1)*temporal_stride`` frames.
         """
-        self.quantizer.check_codes(codes)
+        self.check_codes(codes)
         return self._decoded(self.decode_block, codes, num_frames, decoder_tiling(self.config, tile, halo))
 
     def stream_encoder(
@@ -164,19 +174,40 @@ class VideoCodec(nn.Module):
 
     def encode_block(self, frames: Tensor, past: Past) -> Tensor:
         """Codes of the next block of a clip, in the middle of which ``past`` stands; the inner step of encoding."""
-        self._check_type(frames)
-        if not self.num_codebooks:
-            raise ModelError("a continuous codec has no codes: use encode_latents and decode_latents")
-        output: QuantizerOutput = self.quantizer(self.encoder(frames, past))
+        encoded = self.encoder(frames, past)
+        # Rounded or compared, what is no number would become a code like any other.
+        self._check_computed(encoded, "latents")
+        output: QuantizerOutput = self.quantizer(encoded)
         return output.codes
 
     def decode_block(self, codes: Tensor, past: Past) -> Tensor:
         """Frames in [-1, 1] of the next block of a clip; the inner step of every decoding."""
-        return self._decode_latent_block(self.quantizer.dequantize(codes), past).clamp(-1.0, 1.0)
+        frames = self._decode_latent_block(self.quantizer.dequantize(codes), past)
+        self._check_computed(frames, "frames")
+        return frames.clamp(-1.0, 1.0)
+
+    def check_frames(self, frames: Tensor) -> None:
+        """Raise :class:`ShapeError` unless ``frames`` ``[B,3,T,H,W]`` are what this codec can encode."""
+        check_frames(frames, self.spatial_stride)
+        wanted, kind = self.encoder.head.weight.dtype, frames.device.type
+        # Autocast leaves float64 as it is.
+        casts = torch.is_autocast_enabled(kind) and frames.dtype != torch.float64
+        if frames.dtype != wanted and not casts:
+            raise ShapeError(f"the frames are {frames.dtype}, the codec's weights {wanted}: use frames.to({wanted})")
+
+    def check_codes(self, codes: Tensor) -> None:
+        """Raise :class:`ShapeError` unless ``codes`` ``[B,K,t,h,w]`` are what this codec can decode."""
+        self.check_discrete()
+        self.quantizer.check_codes(codes)
+
+    def check_discrete(self) -> None:
+        """Raise :class:`ModelError` of a continuous codec."""
+        if not self.num_codebooks:
+            raise ModelError("a continuous codec has no codes: use encode_latents and decode_latents")
 
     def forward(self, frames: Tensor) -> CodecOutput:
         """Reconstruct frames ``[B,3,T,H,W]``; what training calls. All frames at once, which is faster than blocks."""
-        self._check(frames)
+        self.check_frames(frames)
         quantizer: QuantizerOutput = self.quantizer(self.encoder(frames))
         decoded: Tensor = self.decoder(quantizer.quantized.to(self.decoder.stem.weight.dtype))
         return CodecOutput(frames=decoded[:, :, : frames.shape[2]], quantizer=quantizer)
@@ -189,7 +220,7 @@ class VideoCodec(nn.Module):
         the first latents differ so little between positions that a scalar quantizer uses one or two of its levels. Of
         several processes each gives its part of the clips.
         """
-        self._check(frames)
+        self.check_frames(frames)
         if self.config.linear_path:
             self._start_linear_path(frames)
             return
@@ -220,7 +251,7 @@ class VideoCodec(nn.Module):
         decoder.start(to_vectors(of_all_processes(quantized)).cpu().double(), blocks)
 
     def _encoded(self, step: Step, frames: Tensor, tiling: Tiling) -> Tensor:
-        self._check(frames)
+        self.check_frames(frames)
         return _through(step, frames, self.config.stream_block * self.temporal_stride, tiling)
 
     def _decoded(self, step: Step, clip: Tensor, num_frames: int | None, tiling: Tiling) -> Tensor:
@@ -232,16 +263,12 @@ class VideoCodec(nn.Module):
         frames: Tensor = self.decoder(latents.to(self.decoder.stem.weight.dtype), past)
         return frames
 
-    def _check(self, frames: Tensor) -> None:
-        check_frames(frames, self.spatial_stride)
-        self._check_type(frames)
-
-    def _check_type(self, frames: Tensor) -> None:
-        wanted, kind = self.encoder.head.weight.dtype, frames.device.type
-        # Autocast leaves float64 as it is.
-        casts = torch.is_autocast_enabled(kind) and frames.dtype != torch.float64
-        if frames.dtype != wanted and not casts:
-            raise ShapeError(f"the frames are {frames.dtype}, the codec's weights {wanted}: use frames.to({wanted})")
+    def _check_computed(self, values: Tensor, what: str) -> None:
+        if not _is_finite(values):
+            raise ModelError(
+                f"the codec's {what} are NaN or infinite: its weights are damaged, or too large for {values.dtype};"
+                " use float32 or another checkpoint"
+            )
 
     @property
     def last_layer(self) -> Tensor:
@@ -275,7 +302,7 @@ class VideoCodec(nn.Module):
             tensors = load_file(path)
         except FileNotFoundError:
             raise CheckpointError(f"{path} is missing: this folder holds no codec weights") from None
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is torn or no safetensors file ({error}); save the codec again") from error
         _load_exactly(codec, tensors, path)
         return codec.eval()
@@ -288,6 +315,12 @@ def _through(step: Step, clip: Tensor, block: int, tiling: Tiling) -> Tensor:
         return torch.cat([step(piece, past) for piece in blocks_of(part, block)], dim=2)
 
     return tiling.run(whole, clip, (Past() for _ in tiling.tiles(clip)))
+
+
+def _is_finite(values: Tensor) -> bool:
+    # Without a copy, which isfinite would make: frames are the most that a stream holds.
+    values = values.detach()
+    return math.isfinite(values.amin()) and math.isfinite(values.amax())
 
 
 def _check_positions(count: int, frames: Tensor) -> None:
@@ -320,16 +353,22 @@ def _check_replaceable(folder: Path) -> None:
 def _load_exactly(codec: VideoCodec, tensors: dict[str, Tensor], path: Path) -> None:
     wanted = codec.state_dict()
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    shapes = [name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape]
-    if missing or extra or shapes:
+    both = sorted(wanted.keys() & tensors.keys())
+    shapes = [name for name in both if wanted[name].shape != tensors[name].shape]
+    types = [name for name in both if wanted[name].is_floating_point() != tensors[name].is_floating_point()]
+    if missing or extra or shapes or types:
         faults = [
             f"{len(names)} {word} (first: {names[0]})"
             for names, word in (
                 (missing, "missing"),
                 (extra, "unknown"),
-                (sorted(shapes), "of another shape"),
+                (shapes, "of another shape"),
+                (types, "of another type"),
             )
             if names
         ]
         raise CheckpointError(f"{path} does not fit its config.json: tensors {', '.join(faults)}")
+    broken = [name for name in both if not tensors[name].float().isfinite().all()]
+    if broken:
+        raise CheckpointError(f"{path}: the tensor '{broken[0]}' holds NaN or infinite values; take another checkpoint")
     codec.load_state_dict(tensors)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from tokvid.errors import CheckpointError, ModelError, ShapeError
-from tokvid.frames import check_frames
 from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.tiling import Tiling
 
@@ -39,6 +38,7 @@ class _Stream(ABC):
     """One clip under way: what waits for its block to be full, and what the layers remember."""
 
     def __init__(self, codec: VideoCodec, batch_size: int, block: int, tiling: Tiling) -> None:
+        codec.check_discrete()
         if batch_size < 1:
             raise ShapeError(f"batch_size must be at least 1, got {batch_size}")
         self._codec = codec
@@ -98,10 +98,15 @@ class _Stream(ABC):
         # Pixels of large frames are the most that a stream holds: nothing is copied that need not be.
         joined = torch.cat([waiting, piece], dim=2) if waiting is not None and waiting.shape[2] else piece
         made: list[Tensor] = []
-        while joined.shape[2] >= (need := self._block if self._pasts else 1):
-            self._pasts = self._pasts or [Past() for _ in self._tiling.tiles(joined)]
-            made.append(self._tiling.run(self._run, joined[:, :, :need], self._pasts))
-            joined = joined[:, :, need:]
+        try:
+            while joined.shape[2] >= (need := self._block if self._pasts else 1):
+                self._pasts = self._pasts or [Past() for _ in self._tiling.tiles(joined)]
+                made.append(self._tiling.run(self._run, joined[:, :, :need], self._pasts))
+                joined = joined[:, :, need:]
+        except BaseException:
+            # Some layers remember the block, others do not: nothing can go on from here.
+            self._close()
+            raise
         # A copy, so that what was pushed can go.
         self._waiting = joined.clone()
         return made[0] if len(made) == 1 else torch.cat(made or [self._nothing(piece)], dim=2)
@@ -125,7 +130,7 @@ class StreamEncoder(_Stream):
     def push(self, frames: Tensor) -> Tensor:
         """Codes int64 ``[B,K,t',h,w]`` of the blocks that ``frames`` ``[B,3,T',H,W]`` in [-1, 1] fill; t' may be 0."""
         self._check_open()
-        check_frames(frames, self._codec.spatial_stride)
+        self._codec.check_frames(frames)
         return self._pushed(frames, what="frames")
 
     def state(self) -> dict[str, Tensor]:
@@ -188,7 +193,7 @@ class StreamDecoder(_Stream):
     def push(self, codes: Tensor) -> Tensor:
         """Frames ``[B,3,T',H,W]`` in [-1, 1] of the blocks that ``codes`` ``[B,K,t',h,w]`` fill; T' may be 0."""
         self._check_open()
-        self._codec.quantizer.check_codes(codes)
+        self._codec.check_codes(codes)
         return self._pushed(codes, what="codes")
 
     def _run(self, block: Tensor, past: Past) -> Tensor:
