@@ -29,6 +29,7 @@ from tokvid.grid import check_num_frames
 
 FORMAT_VERSION = 1
 SUFFIX = ".tokvid"
+MAX_CODEBOOK_SIZE = 2**62
 _METADATA = "tokvid"
 _TENSOR = "codes"
 Codes = npt.NDArray[np.int64]
@@ -61,6 +62,8 @@ class CodesFacts:
             )
         at_least(self, 1, "codebook_size", "num_codebooks", "temporal_stride", "spatial_stride")
         at_least(self, 1, "num_frames", "height", "width")
+        if self.codebook_size > MAX_CODEBOOK_SIZE:
+            raise ConfigError(f"codebook_size must be at most 2^62, got {self.codebook_size}")
         positive(self, "fps")
         finite(self, "fps")
 
@@ -95,6 +98,8 @@ def pack(codes: Codes, facts: CodesFacts) -> npt.NDArray[np.uint8]:
     expected = (facts.num_codebooks, *facts.cells)
     if codes.ndim != 4 or (codes.shape[0], *codes.shape[2:]) != expected:
         raise ShapeError(f"expected codes [{expected[0]},t,{expected[1]},{expected[2]}], got {list(codes.shape)}")
+    if codes.dtype.kind not in "iu":
+        raise ShapeError(f"expected integer codes, got {codes.dtype}")
     if codes.size and not 0 <= codes.min() <= codes.max() < facts.codebook_size:
         raise ShapeError(f"codes must lie in [0, {facts.codebook_size}), got {codes.min()} to {codes.max()}")
     rows = codes.transpose(1, 2, 3, 0).reshape(codes.shape[1], math.prod(expected))
@@ -145,39 +150,51 @@ class CodesFile:
             with safe_open(self.path, framework="np") as file:
                 text = (file.metadata() or {}).get(_METADATA)
                 names = list(file.keys())
-                shape = file.get_slice(_TENSOR).get_shape() if _TENSOR in names else None
+                tensor = file.get_slice(_TENSOR) if _TENSOR in names else None
+                stored = None if tensor is None else (tensor.get_dtype(), *tensor.get_shape())
         except FileNotFoundError:
             raise CheckpointError(f"{self.path} does not exist") from None
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{self.path} is torn or no {SUFFIX} file ({error}); encode the video again"
             ) from error
-        if text is None or shape is None:
+        if text is None or stored is None:
             raise CheckpointError(
                 f"{self.path} is a safetensors file, but no {SUFFIX} file: it holds no codes of a video"
             )
         try:
             data = json.loads(text)
+            if not isinstance(data, dict):
+                raise ConfigError(f"its facts are {type(data).__name__}, expected a mapping")
             if data.get("format_version") != FORMAT_VERSION:
                 found = data.get("format_version")
                 raise ConfigError(f"this tokvid reads {SUFFIX} format {FORMAT_VERSION}, got {found}; update tokvid")
             self.facts = from_mapping(CodesFacts, data)
-            self.latent_frames = int(shape[0])
-            if list(shape) != [self.latent_frames, self.facts.row_bytes]:
-                raise ShapeError(f"its rows are {list(shape)}, expected [t,{self.facts.row_bytes}]")
+            if len(stored) != 3 or (stored[0], stored[2]) != ("U8", self.facts.row_bytes):
+                raise ShapeError(f"its rows are {stored[0]} {list(stored[1:])}, expected U8 [t,{self.facts.row_bytes}]")
+            self.latent_frames = int(stored[1])
             check_num_frames(self.facts.num_frames, self.latent_frames, self.facts.temporal_stride)
-        except (ValueError, AttributeError) as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.path} contradicts itself: {error}") from error
 
     def read(self, start: int = 0, stop: int | None = None) -> Codes:
-        """Codes int64 ``[K,n,h,w]`` of the latent frames from ``start`` up to ``stop`` (None: the end)."""
+        """Codes int64 ``[K,n,h,w]`` of the latent frames from ``start`` up to ``stop`` (None: the end).
+
+        Raises :class:`CheckpointError` where they are damaged, :class:`ShapeError` for frames that are not there.
+        """
+        stop = self.latent_frames if stop is None else stop
+        if not 0 <= start < stop <= self.latent_frames:
+            raise ShapeError(f"{self.path} holds latent frames 0 to {self.latent_frames}, got {start} to {stop}")
         with safe_open(self.path, framework="np") as file:
-            rows = file.get_slice(_TENSOR)[start : self.latent_frames if stop is None else stop]
+            rows = file.get_slice(_TENSOR)[start:stop]
         codes = unpack(rows, self.facts)
         if codes.size and codes.max() >= self.facts.codebook_size:
             raise CheckpointError(
                 f"{self.path} holds code {codes.max()}, its codebook has {self.facts.codebook_size}: it is damaged"
             )
+        used = codes[:, 0].size * self.facts.bits % 8
+        if used and (rows[:, -1] >> used).any():
+            raise CheckpointError(f"{self.path} holds bits after the last code of a latent frame: it is damaged")
         return codes
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from tests.tokenizers.lively import lively_preset, smallest_codec
-from tokvid.codes_file import CodesFile
+from tokvid.codes_file import CodesFile, write_codes
 from tokvid.errors import CheckpointError, DataError, ModelError, VideoError
 from tokvid.frames import to_model, to_pictures
 from tokvid.video import Video, probe_video, read_video, write_video
@@ -117,6 +119,9 @@ def test_parts_of_something_else_are_not_joined(codec: VideoCodec, clip: Path, t
     (parts / "body.bin").write_bytes(b"")
     with pytest.raises(CheckpointError, match="shorter than its state"):
         encode_file(codec, clip, tmp_path / "clip.tokvid")
+    save_file({"waiting": np.zeros(1, np.float32)}, parts / "state.safetensors")
+    with pytest.raises(DataError, match="another encoding"):
+        encode_file(codec, clip, tmp_path / "clip.tokvid")
     (parts / "state.safetensors").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="is torn"):
         encode_file(codec, clip, tmp_path / "clip.tokvid")
@@ -129,6 +134,29 @@ def test_the_codes_of_another_codec_are_refused(codec: VideoCodec, clip: Path, t
         other.decoder.head.project.bias.add_(0.1)
     with pytest.raises(ModelError, match=codec.codec_id):
         decode_file(other, tmp_path / "clip.tokvid", tmp_path / "again.mp4")
+    assert not (tmp_path / "again.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temporal_stride": 5, "num_frames": 190},
+        {"spatial_stride": 4, "height": 12, "width": 20},
+        {"codebook_size": 1023},
+        {"num_codebooks": 3, "height": 8},
+    ],
+    ids=str,
+)
+def test_a_file_that_contradicts_its_codec_is_damaged(
+    codec: VideoCodec, clip: Path, tmp_path: Path, change: dict[str, int]
+) -> None:
+    encode_file(codec, clip, tmp_path / "clip.tokvid")
+    file = CodesFile(tmp_path / "clip.tokvid")
+    facts = dataclasses.replace(file.facts, **change)  # type: ignore[arg-type]
+    codes = file.read().reshape(facts.num_codebooks, file.latent_frames, *facts.cells)
+    write_codes(tmp_path / "clip.tokvid", codes, facts)
+    with pytest.raises(CheckpointError, match=rf"is damaged: its {next(iter(change))} is \d+, its codec's \d+$"):
+        decode_file(codec, tmp_path / "clip.tokvid", tmp_path / "again.mp4")
     assert not (tmp_path / "again.mp4").exists()
 
 

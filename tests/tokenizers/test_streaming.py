@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -10,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.tokenizers.lively import SMALLEST, lively_preset, noise, smallest_codec
+from tests.tokenizers.lively import ALL_KINDS, SMALLEST, lively_preset, noise, smallest_codec
 from tokvid.errors import CheckpointError, ModelError, ShapeError
 from tokvid_tokenizers import VideoCodec, list_codecs
 from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.layers.residual import ResidualBlock
-from tokvid_tokenizers.streaming import blocks_of
+from tokvid_tokenizers.streaming import StreamDecoder, StreamEncoder, blocks_of
 
 SIZE = 16
 CUTS = st.lists(st.integers(0, 9), min_size=1, max_size=8)
@@ -41,7 +43,7 @@ def streamed_frames(codec: VideoCodec, pieces: list[Tensor]) -> Tensor:
         return torch.cat([*(stream.push(piece) for piece in pieces), stream.finish()], dim=2)
 
 
-@pytest.fixture(scope="module", params=[name.removeprefix("preset:") for name in list_codecs() if "base" not in name])
+@pytest.fixture(scope="module", params=[name.removeprefix("preset:") for name in list_codecs()])
 def codec(request: pytest.FixtureRequest) -> VideoCodec:
     return lively_preset(request.param)
 
@@ -83,32 +85,64 @@ def test_blocks_are_what_the_whole_clip_at_once_gives_up_to_rounding(codec: Vide
     torch.testing.assert_close(codec.decode_latents(latents), codec.decoder(latents), atol=1e-5, rtol=0)
 
 
-def test_without_the_past_the_codes_change() -> None:
+def test_without_the_past_codes_and_frames_change(codec: VideoCodec) -> None:
     """Else equality would only show that nothing looks back."""
-    codec = lively_preset("tiny")
-    frames = noise(1, 3, 33, SIZE, SIZE)
-    forgetful = []
-    for number, block in enumerate(blocks_of(frames, 16)):
-        past = Past()
-        past.begun = number > 0
-        forgetful.append(codec.encode_block(block, past))
-    whole = codec.encode(frames)
-    assert torch.equal(forgetful[0], whole[:, :, :1])
-    assert not torch.equal(torch.cat(forgetful, dim=2)[:, :, 1:], whole[:, :, 1:])
+    block = codec.config.stream_block
+    frames = noise(1, 3, 1 + 2 * block * codec.temporal_stride, SIZE, SIZE)
+    codes = codec.encode(frames)
+    forgetful = [
+        codec.encode_block(part, forgotten(number))
+        for number, part in enumerate(blocks_of(frames, block * codec.temporal_stride))
+    ]
+    assert torch.equal(forgetful[0], codes[:, :, :1])
+    assert not torch.equal(torch.cat(forgetful[1:], dim=2), codes[:, :, 1:])
+    forgetful = [codec.decode_block(part, forgotten(number)) for number, part in enumerate(blocks_of(codes, block))]
+    decoded = codec.decode(codes)
+    assert torch.equal(forgetful[0], decoded[:, :, :1])
+    assert (torch.cat(forgetful[1:], dim=2) - decoded[:, :, 1:]).abs().max() > 1e-3
 
 
-def test_many_streams_run_on_one_codec() -> None:
+def forgotten(number: int) -> Past:
+    """What block ``number`` of a clip finds when nothing was kept."""
+    past = Past()
+    past.begun = number > 0
+    return past
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_many_streams_run_on_one_codec_by_turns(kind: str) -> None:
+    """Each of another length, size and batch, cut otherwise, opened and finished while others run."""
+    codec = smallest_codec(config=ALL_KINDS[kind])
+    stride = codec.spatial_stride
+    clips = [noise(1 + n % 2, 3, 20 + 7 * n, 2 * stride, (2 + n) * stride, seed=n) for n in range(6)]
+    expected = [codec.encode(clip) for clip in clips]
+    with ExitStack() as stack:
+        streams: list[StreamEncoder | StreamDecoder] = []
+        waiting: list[list[Tensor]] = []
+        got: list[list[Tensor]] = [[] for _ in range(2 * len(clips))]
+        for clip, codes in zip(clips, expected, strict=True):
+            streams += [codec.stream_encoder(len(clip)), codec.stream_decoder(len(clip))]
+            waiting += [cut(clip, [len(streams), 1, 5]), cut(codes, [1, len(streams)])]
+        for turn in range(len(waiting) + max(map(len, waiting))):
+            for number, (stream, pieces) in enumerate(zip(streams, waiting, strict=True)):
+                place = turn - number
+                if place == 0:
+                    stack.enter_context(stream)
+                if 0 <= place < len(pieces):
+                    got[number].append(stream.push(pieces[place]))
+                if place == len(pieces):
+                    got[number].append(stream.finish())
+    for number, (clip, codes) in enumerate(zip(clips, expected, strict=True)):
+        assert torch.equal(torch.cat(got[2 * number], dim=2), codes)
+        assert torch.equal(torch.cat(got[2 * number + 1], dim=2), codec.decode(codes)), clip.shape
+
+
+def test_streams_of_several_threads_do_not_meet() -> None:
     codec = lively_preset("tiny")
-    first, second = noise(1, 3, 40, SIZE, SIZE), noise(1, 3, 40, SIZE, SIZE, seed=1)
-    with codec.stream_encoder() as one, codec.stream_encoder() as other:
-        got: list[list[Tensor]] = [[], []]
-        for a, b in zip(cut(first, [7]), cut(second, [7]), strict=True):
-            got[0].append(one.push(a))
-            got[1].append(other.push(b))
-        got[0].append(one.finish())
-        got[1].append(other.finish())
-    assert torch.equal(torch.cat(got[0], dim=2), codec.encode(first))
-    assert torch.equal(torch.cat(got[1], dim=2), codec.encode(second))
+    clips = [noise(1, 3, 40, SIZE, SIZE, seed=seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda clip: streamed_codes(codec, cut(clip, [3, 1])), clips))
+    assert all(torch.equal(codes, codec.encode(clip)) for clip, codes in zip(clips, found, strict=True))
 
 
 @pytest.mark.parametrize("stop", [0, 1, 5, 17, 30])

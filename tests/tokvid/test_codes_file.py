@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +18,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from tokvid.codes_file import CodesFacts, CodesFile, join_codes, pack, unpack, write_codes
+from tokvid.config import to_mapping
 from tokvid.errors import CheckpointError, ShapeError
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
 
 FACTS = CodesFacts(
     codec_id="tokvid-0123456789abcdef",
@@ -62,6 +68,68 @@ def test_the_bytes_are_those_of_the_documentation() -> None:
     assert pack(np.array([5, 1, 6]).reshape(1, 1, 1, 3), facts).tolist() == [[0x8D, 0x01]]
 
 
+def read_by_the_page(path: Path) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
+    """The facts and codes ``[t,h,w,K]`` of a file, as somebody reads it who has docs/formats.md and not tokvid."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    head = json.loads(data[8 : 8 + length])
+    facts = json.loads(head["__metadata__"]["tokvid"])
+    t, row_bytes = head["codes"]["shape"]
+    h, w = (math.ceil(facts[side] / facts["spatial_stride"]) for side in ("height", "width"))
+    assert t == 1 + math.ceil((facts["num_frames"] - 1) / facts["temporal_stride"])
+    count, bits = h * w * facts["num_codebooks"], 1
+    while 2**bits < facts["codebook_size"]:
+        bits += 1
+    assert row_bytes == math.ceil(count * bits / 8) and len(data) == 8 + length + t * row_bytes
+    codes = []
+    for i in range(t):
+        start = 8 + length + i * row_bytes
+        row = int.from_bytes(data[start : start + row_bytes], "little")
+        codes += [row >> bits * place & 2**bits - 1 for place in range(count)]
+        assert row < 2 ** (count * bits)
+    return facts, np.array(codes).reshape(t, h, w, facts["num_codebooks"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    codebook_size=st.one_of(st.integers(1, 70), st.sampled_from([255, 256, 257, 64000, 2**18, 2**40, 2**62])),
+    num_codebooks=st.integers(1, 3),
+    stride=st.integers(1, 16),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    num_frames=st.integers(1, 9),
+)
+def test_the_page_of_formats_is_enough_to_read_a_file(
+    tmp_path_factory: pytest.TempPathFactory,
+    codebook_size: int,
+    num_codebooks: int,
+    stride: int,
+    height: int,
+    width: int,
+    num_frames: int,
+) -> None:
+    facts = CodesFacts(
+        codec_id="tokvid-0123456789abcdef",
+        codebook_size=codebook_size,
+        num_codebooks=num_codebooks,
+        temporal_stride=4,
+        spatial_stride=stride,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        fps=29.97,
+        made_by={"source": "Übung.mp4"},
+    )
+    codes = draw(facts, t=1 + -(-(num_frames - 1) // 4))
+    path = tmp_path_factory.mktemp("page") / "a.tokvid"
+    write_codes(path, codes, facts)
+    said, found = read_by_the_page(path)
+    assert np.array_equal(found.transpose(3, 0, 1, 2), codes)
+    assert said == to_mapping(facts)
+    documented = re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", PAGE.read_text(encoding="utf-8"), re.M)))
+    assert set(said) <= set(documented)
+
+
 def test_a_file_is_written_and_read(tmp_path: Path) -> None:
     codes = draw(FACTS)
     write_codes(tmp_path / "a.tokvid", codes, FACTS)
@@ -94,6 +162,39 @@ def test_a_torn_file_is_named(tmp_path: Path, keep: int) -> None:
         CodesFile(path)
 
 
+@pytest.mark.parametrize(
+    ("codes", "words"),
+    [
+        (np.zeros((3, 12), np.int8), r"rows are I8 \[3, 12\], expected U8 \[t,12\]"),
+        (np.zeros((3, 12), np.float32), "rows are F32"),
+        (np.zeros((3, 12, 1), np.uint8), r"rows are U8 \[3, 12, 1\]"),
+        (np.zeros((), np.uint8), r"rows are U8 \[\]"),
+        (np.zeros((0, 12), np.uint8), "0 latent frames"),
+    ],
+)
+def test_a_tensor_that_is_no_codes_is_named(tmp_path: Path, codes: npt.NDArray[np.generic], words: str) -> None:
+    save_file({"codes": codes}, tmp_path / "a.tokvid", metadata={"tokvid": json.dumps(to_mapping(FACTS))})
+    with pytest.raises(CheckpointError, match=rf"a\.tokvid contradicts itself: .*{words}"):
+        CodesFile(tmp_path / "a.tokvid")
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ("{", "line 1 column 2"),
+        ("[]", "facts are list, expected a mapping"),
+        ("null", "facts are NoneType"),
+        ("{}", "format 1, got None"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_facts_that_are_none_are_named(tmp_path: Path, facts: str, words: str) -> None:
+    save_file({"codes": np.zeros((3, 12), np.uint8)}, tmp_path / "a.tokvid", metadata={"tokvid": facts})
+    with pytest.raises(CheckpointError, match=rf"a\.tokvid contradicts itself: .*{words}") as caught:
+        CodesFile(tmp_path / "a.tokvid")
+    assert "\n" not in str(caught.value)
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         CodesFile(tmp_path / "none.tokvid")
@@ -109,6 +210,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         ({"num_frames": 10}, "9"),
         ({"height": 80}, "rows are"),
         ({"codebook_size": 0}, "at least 1"),
+        ({"codebook_size": 2**62 + 1}, r"at most 2\^62"),
         ({"colour": "red"}, "unknown key 'colour'"),
         ({"fps": float("nan")}, "fps"),
     ],
@@ -137,11 +239,32 @@ def test_codes_beyond_the_codebook_are_damage(tmp_path: Path) -> None:
         CodesFile(path).read()
 
 
+def test_bits_after_the_last_code_are_damage(tmp_path: Path) -> None:
+    """A row of 9 codes of 10 bits leaves 6 bits of its 12 bytes."""
+    path = tmp_path / "a.tokvid"
+    write_codes(path, draw(FACTS), FACTS)
+    data = bytearray(path.read_bytes())
+    data[-1] |= 0x04
+    path.write_bytes(data)
+    assert CodesFile(path).read(0, 2).shape == (1, 2, 3, 3)
+    with pytest.raises(CheckpointError, match="bits after the last code"):
+        CodesFile(path).read()
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (2, 2), (2, 1), (0, 4), (3, None)])
+def test_latent_frames_that_are_not_there_are_refused(tmp_path: Path, start: int, stop: int | None) -> None:
+    write_codes(tmp_path / "a.tokvid", draw(FACTS), FACTS)
+    with pytest.raises(ShapeError, match=f"holds latent frames 0 to 3, got {start} to"):
+        CodesFile(tmp_path / "a.tokvid").read(start, stop)
+
+
 def test_codes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ShapeError, match=r"expected codes \[1,t,3,3\]"):
         pack(draw(FACTS)[:, :, :2], FACTS)
     with pytest.raises(ShapeError, match="codes must lie"):
         pack(draw(FACTS) + 1000, FACTS)
+    with pytest.raises(ShapeError, match="integer codes, got float64"):
+        pack(draw(FACTS).astype(np.float64), FACTS)
     with pytest.raises(ShapeError, match="num_frames=9"):
         write_codes(tmp_path / "a.tokvid", draw(FACTS, t=4), FACTS)
     assert not list(tmp_path.iterdir())

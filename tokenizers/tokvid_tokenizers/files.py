@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokvid.codes_file import CodesFacts, CodesFile
-from tokvid.errors import ModelError, VideoError
+from tokvid.errors import CheckpointError, ModelError, VideoError
 from tokvid.frames import to_model, to_pictures
 from tokvid.video import count_frames, iter_video, probe_video, write_pictures
 from tokvid_tokenizers.codec import VideoCodec
@@ -113,7 +113,14 @@ def decode_file(
     file = CodesFile(source)
     facts = file.facts
     if facts.codec_id != codec.codec_id:
-        raise ModelError(f"{file.path} was encoded with codec {facts.codec_id}, this one is {codec.codec_id}")
+        raise ModelError(
+            f"{file.path} was encoded with codec {facts.codec_id}, this one is {codec.codec_id}: decode with that one"
+        )
+    for name in ("codebook_size", "num_codebooks", "temporal_stride", "spatial_stride"):
+        if getattr(facts, name) != getattr(codec, name):
+            raise CheckpointError(
+                f"{file.path} is damaged: its {name} is {getattr(facts, name)}, its codec's {getattr(codec, name)}"
+            )
     stream = codec.stream_decoder(tile=tile, halo=halo)
 
     def pictures() -> Iterator[Pictures]:

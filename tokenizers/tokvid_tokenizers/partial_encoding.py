@@ -52,11 +52,11 @@ class PartialEncoding:
         if path.exists():
             try:
                 with safe_open(path, framework="pt") as file:
-                    kept = file.metadata()
+                    kept = file.metadata() or {}
                     state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            except SafetensorError as error:
+            except (SafetensorError, OSError) as error:
                 raise CheckpointError(f"{path} is torn ({error}); remove {self.folder} to begin anew") from error
-            if kept["identity"] != self._identity:
+            if kept.get("identity") != self._identity:
                 raise DataError(
                     f"{self.folder} is of another encoding (the video, the codec or a setting differs): repeat"
                     " that one, or remove the folder to begin anew"
