@@ -55,7 +55,7 @@ def plain(lm: VideoLM, texts: tuple[str, ...], **options: Any) -> Tensor:
     ids = torch.tensor([[lm.pad_id] * (width - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     count = lm.template.length(HEADER) - len(header)
-    drawn = lm.model.generate(
+    drawn = lm.model.generate(  # type: ignore[operator,unused-ignore]
         ids, attention_mask=mask, do_sample=False, max_new_tokens=count, pad_token_id=lm.pad_id, **options
     )
     assert isinstance(drawn, Tensor)
@@ -108,4 +108,5 @@ def free_choices(lm: VideoLM, video: Tensor, start: int) -> Tensor:
     """Of each place of ``video`` ``[n]`` from ``start`` on the likeliest of all ids, after ours before it."""
     prompt = torch.tensor(lm.document([TextSegment(TEXTS[0])]).ids)
     logits = lm.model(input_ids=torch.cat([prompt, video])[None]).logits[0]
-    return logits[len(prompt) + start - 1 : -1].argmax(1)
+    likeliest: Tensor = logits[len(prompt) + start - 1 : -1].argmax(1)
+    return likeliest
