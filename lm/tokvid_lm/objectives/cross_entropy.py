@@ -69,8 +69,9 @@ class _HeadCrossEntropy(torch.autograd.Function):
             torch.zeros_like(weight, dtype=torch.float32) if wants_gradients and weight.requires_grad else None
         )
         grad_bias = None if bias is None or not wants_gradients else torch.zeros_like(bias, dtype=torch.float32)
-        limit = CPU_CHUNK if rows.device.type == "cpu" else DEVICE_CHUNK
-        chunk = max(16, limit // len(columns))
+        # Every chunk goes over the whole gradient of the columns: of a wide head it must be worth its while.
+        limit, least = (CPU_CHUNK, CPU_CHUNK >> 14) if rows.device.type == "cpu" else (DEVICE_CHUNK, 16)
+        chunk = max(16, least, limit // len(columns))
         with torch.autocast(rows.device.type, enabled=False):
             for start in range(0, len(rows), chunk):
                 part = slice(start, start + chunk)
@@ -98,7 +99,9 @@ class _HeadCrossEntropy(torch.autograd.Function):
                 gradient = gradient.to(rows.dtype)
                 if grad_rows is not None:
                     torch.mm(gradient, columns, out=grad_rows[part])
-                if grad_columns is not None:
+                if grad_columns is not None and grad_columns.dtype == rows.dtype:
+                    grad_columns.addmm_(gradient.T, rows[part])
+                elif grad_columns is not None:
                     grad_columns += gradient.T @ rows[part]
         ctx.save_for_backward(grad_rows, grad_columns, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, bias.dtype if bias is not None else None)
