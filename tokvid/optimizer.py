@@ -57,11 +57,12 @@ def _check_rates(config: MuonConfig | AdamWConfig, *names: str) -> None:
 
 
 def build_optimizer(
-    config: OptimizerConfig, model: nn.Module, *, adam_names: Iterable[str] = ()
+    config: OptimizerConfig, model: nn.Module, *, adam_names: Iterable[str] = (), undecayed: Iterable[str] = ()
 ) -> torch.optim.Optimizer:
     """An optimizer over ``model``; every group has a ``base_lr`` for :func:`set_learning_rate`.
 
     ``adam_names`` are parts of the names of parameters that Muon leaves to Adam: embeddings, stems and heads.
+    ``undecayed`` are names of parameters that AdamW does not decay.
     """
     if isinstance(config, MuonConfig):
         groups = muon_groups(model, lr=config.learning_rate, adam_lr=config.adam_learning_rate, adam_names=adam_names)
@@ -72,9 +73,14 @@ def build_optimizer(
             momentum=config.momentum,
             betas=config.betas,
         )
-    trained = [p for p in model.parameters() if p.requires_grad]
+    kept = set(undecayed)
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = [{"params": [p for name, p in trained if name not in kept], "base_lr": config.learning_rate}]
+    if kept:
+        tables = [p for name, p in trained if name in kept]
+        groups.append({"params": tables, "base_lr": config.learning_rate, "weight_decay": 0.0})
     return torch.optim.AdamW(
-        [{"params": trained, "base_lr": config.learning_rate}],
+        groups,
         lr=config.learning_rate,
         betas=config.betas,
         weight_decay=config.weight_decay,

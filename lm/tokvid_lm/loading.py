@@ -6,6 +6,7 @@ parts raise, or fill what is missing with random numbers. Nothing here knows vid
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Iterator
@@ -41,20 +42,23 @@ def load_causal_lm(
 ) -> PreTrainedModel:
     """A causal language model by name or folder, in ``dtype`` or in the one it was saved in; its code is never run.
 
-    What :func:`mark_model_type` has marked loads with the same ``positions`` and with no others. Raises
+    ``name`` may also be a GGUF file, whose weights become plain numbers; its text tokenizer is in that file, too. What
+    :func:`mark_model_type` has marked loads with the same ``positions`` and with no others. Raises
     :class:`ModelError` for a model that cannot be loaded, or lacks weights, or has some of another shape; with
     ``exact`` also for one with weights that are not the model's.
     """
     try:
         with _guarded("causal language model", name):
+            place, gguf = _gguf(name)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(name),
+                place,
                 config=None if positions == "1d" else _unmarked_config(name, positions),
                 dtype=dtype or "auto",
                 trust_remote_code=False,
                 use_safetensors=True,  # never a pickle
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
+                **gguf,
             )
     except ModelError as error:
         if f"model type `{_MARK}" not in str(error):
@@ -73,6 +77,8 @@ def load_causal_lm(
         raise ModelError(
             f"the weights in {str(name)!r} do not fit its config.json: tensors {', '.join(said)}; save the model again"
         )
+    if gguf:
+        model = _plain(model)
     if unknown:
         _LOG.warning("%s: %d tensors are not the model's and left out (first: %s)", name, len(unknown), unknown[0])
     return model
@@ -108,8 +114,33 @@ def _unmarked_config(name: str | Path, positions: PositionKind) -> PreTrainedCon
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """A text tokenizer by name or folder; raises :class:`ModelError` for one that cannot be loaded."""
     with _guarded("text tokenizer", name):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+        place, gguf = _gguf(name)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **gguf)
     return tokenizer
+
+
+def _gguf(name: str | Path) -> tuple[str, dict[str, Any]]:
+    """Where transformers shall look, and for which file, if ``name`` is one of that kind."""
+    path = Path(name)
+    if path.suffix.lower() != ".gguf":
+        return str(name), {}
+    if not path.is_file():
+        raise ModelError(f"{name} is no file: name a GGUF file on this machine, or a folder, or a model on the Hub")
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise ModelError("reading a GGUF file needs gguf: pip install 'tokvid[gguf]'") from error
+    return str(path.parent), {"gguf_file": path.name}
+
+
+def _plain(model: PreTrainedModel) -> PreTrainedModel:
+    """A model read from a GGUF file without the mark of it, which transformers refuses to save."""
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    plain: PreTrainedModel = type(model)(config).to(model.dtype)  # type: ignore[call-arg]
+    plain.load_state_dict(model.state_dict())
+    plain.tie_weights()
+    return plain
 
 
 def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

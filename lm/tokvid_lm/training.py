@@ -50,11 +50,18 @@ from tokvid_lm.collate import Collator
 from tokvid_lm.documents import Documents
 from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_losses
 from tokvid_lm.fused_norm import fused_norms
+from tokvid_lm.lora import LoRAConfig, insert_adapters, merge_adapters
 from tokvid_lm.objectives.video_objective import VideoObjective
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.text_tokenizer import train_text_tokenizer
 from tokvid_lm.trainer import FACTS_FILE, LMTrainer
-from tokvid_lm.training_config import LMRecipe, LMTrainingConfig, ScratchModelConfig, ShardDataConfig
+from tokvid_lm.training_config import (
+    LMRecipe,
+    LMTrainingConfig,
+    PretrainedModelConfig,
+    ScratchModelConfig,
+    ShardDataConfig,
+)
 from tokvid_lm.video_lm import VideoLM, VideoSettings
 from tokvid_tokenizers import VideoCodec, load_codec
 
@@ -248,7 +255,11 @@ def _train(
     config = recipe.training
     arguments = _arguments(recipe, bf16=facts["bf16"])
     lm.to(arguments.device).model.train()
-    optimizer = build_optimizer(config.optimizer, lm.model, adam_names=adam_names(lm.model))
+    lora = _lora(recipe)
+    if lora is not None:
+        insert_adapters(lm.model, lora, first_new_row=lm.vocabulary.text_size, seed=recipe.seed)
+    tables = adam_names(lm.model)
+    optimizer = build_optimizer(config.optimizer, lm.model, adam_names=tables, undecayed=() if lora is None else tables)
     objective = VideoObjective(
         lm.model,
         lm.vocabulary,
@@ -285,6 +296,12 @@ def _train(
         )
         with nullcontext() if log is None else log:
             trainer.run(checkpoint)
+    if lora is not None:
+        merge_adapters(lm.model)
+
+
+def _lora(recipe: LMRecipe) -> LoRAConfig | None:
+    return recipe.model.lora if isinstance(recipe.model, PretrainedModelConfig) else None
 
 
 def _plan(recipe: LMRecipe, documents: Documents, *, passes: int) -> BatchPlan:

@@ -10,6 +10,7 @@ from tokvid.data.clips import DataConfig, SpriteDataConfig
 from tokvid.errors import ConfigError
 from tokvid.optimizer import AdamWConfig, OptimizerConfig
 from tokvid.runtime import Precision
+from tokvid_lm.lora import LoRAConfig
 from tokvid_lm.mixture import MixtureConfig
 from tokvid_lm.objectives.video_objective import LossConfig
 from tokvid_lm.positions import PositionKind
@@ -54,10 +55,14 @@ class ScratchModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedModelConfig:
-    """Any causal language model of transformers with its text tokenizer, by Hub name or folder."""
+    """Any causal language model of transformers with its text tokenizer, by Hub name or folder.
+
+    With ``lora`` only adapters and the rows of new ids are trained.
+    """
 
     kind: Literal["pretrained"] = "pretrained"
     name: str
+    lora: LoRAConfig | None = None
 
 
 ModelConfig = ScratchModelConfig | PretrainedModelConfig
@@ -188,6 +193,11 @@ class LMRecipe:
             raise ConfigError(
                 f"evaluation.clips asks for {self.evaluation.clips} held-out captions, data.held_out_clips has"
                 f" {self.data.held_out_clips}: lower one or raise the other"
+            )
+        adapted = isinstance(self.model, PretrainedModelConfig) and self.model.lora is not None
+        if adapted and not isinstance(self.training.optimizer, AdamWConfig):
+            raise ConfigError(
+                "model.lora is trained with adamw (Muon is for whole matrices): set training.optimizer.kind"
             )
         trained = {entry.mode for entry in self.training.mixture if entry.draws_video}
         for sampling in self.evaluation.sampling:
