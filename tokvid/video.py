@@ -27,8 +27,9 @@ from tokvid.video_source import SCALING, Crop, Fitter, VideoSource
 Pictures = npt.NDArray[np.uint8]
 
 # A picture counts as on screen from a quarter of a frame before its timestamp: containers round timestamps (Matroska
-# to whole milliseconds), and reading at the stored rate must give every picture once.
-_EARLY = 0.25
+# to whole milliseconds), and reading at the stored rate must give every picture once. And a little more: else at 20 of
+# 25 or 24 of 30 frames a second some frames fall on the very edge, and the rounding of sums would choose their picture.
+_EARLY = 0.25 + 1e-6
 _BT601 = 5  # the matrix that players assume for small pictures; the file is tagged with it as well
 # Slower, time does not fit into the containers' integers; faster, Matroska's milliseconds run together.
 _FILE_RATES = (0.001, 1000.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from tests.tokenizers.lively import lively_preset, smallest_codec
 from tokvid.codes_file import CodesFile, write_codes
 from tokvid.errors import CheckpointError, DataError, ModelError, VideoError
 from tokvid.frames import to_model, to_pictures
-from tokvid.video import Video, probe_video, read_video, write_video
+from tokvid.video import Video, iter_video, probe_video, read_video, write_video
 from tokvid_tokenizers import VideoCodec, partial_encoding
-from tokvid_tokenizers.files import decode_file, encode_file, pad_to_stride
+from tokvid_tokenizers.files import decode_file, encode_file, pad_to_stride, pictures_after
 
 
 def moving(num_frames: int, height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -99,6 +100,15 @@ def test_an_interrupted_encoding_goes_on(
     assert seen[:1] == [min(1 + 16 * (after // 2 * 2), 150)]
     assert (tmp_path / "clip.tokvid").read_bytes() == (tmp_path / "whole.tokvid").read_bytes()
     assert not (tmp_path / "clip.tokvid.parts").exists()
+
+
+@pytest.mark.parametrize("fps", [12.5, 10.0, 12.0, 15.625, 25.0])
+def test_what_is_left_of_a_video_is_what_a_whole_reading_gives(clip: Path, fps: float) -> None:
+    """At 10 and 15.625 of 12.5 frames a second every fourth or fifth frame falls on the very edge of two pictures."""
+    whole = list(iter_video(clip, fps=fps))
+    for done in range(1, len(whole)):
+        rest = list(itertools.islice(pictures_after(done, clip, fps, None), 5))
+        assert np.array_equal(rest, whole[done : done + 5]), done
 
 
 def test_parts_of_something_else_are_not_joined(codec: VideoCodec, clip: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def encode_file(
     try:
         with codec.stream_encoder(tile=tile, halo=halo) as stream:
             parts.resume(stream)
-            pictures = _pictures_after(parts.frames, source, rate, size)
+            pictures = pictures_after(parts.frames, source, rate, size)
             # The first frame alone: then what is pushed is a block, and nothing waits.
             for number, chunk in enumerate(_chunks(pictures, 1 if not parts.frames else block, block), start=1):
                 parts.append(stream.push(_frames(codec, chunk)), len(chunk))
@@ -160,7 +160,7 @@ def _one_by_one(frames: Tensor) -> Iterator[Pictures]:
         yield to_pictures(frames[:, :, time : time + 1])[0, 0]
 
 
-def _pictures_after(
+def pictures_after(
     done: int, source: str | os.PathLike[str], fps: float, size: tuple[int, int] | None
 ) -> Iterator[Pictures]:
     """The pictures of a video but for the first ``done``, which were read before."""
