@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from tokvid.cli.main import main
 from tokvid.codes_file import CodesFile
 from tokvid.video import Video, probe_video, read_video, write_video
+from tokvid_tokenizers import load_codec
 
 CODEC = ["--codec", "preset:tiny"]
 
 
-def write(path: Path, num_frames: int = 9, seed: int = 0) -> Path:
-    frames = np.random.default_rng(seed).integers(256, size=(num_frames, 16, 24, 3)).astype(np.uint8)
+def write(path: Path, num_frames: int = 9, seed: int = 0, size: tuple[int, int] = (16, 24)) -> Path:
+    frames = np.random.default_rng(seed).integers(256, size=(num_frames, *size, 3)).astype(np.uint8)
     write_video(path, Video(frames=frames, fps=8))
     return path
 
@@ -58,6 +63,19 @@ def test_a_size_off_the_stride_is_padded_and_said(tmp_path: Path, capsys: pytest
     assert "9 frames of 10x12, padded to 16x16" in capsys.readouterr().out
     assert main(["decode", str(tmp_path / "a.tokvid"), str(tmp_path / "a.mp4"), *CODEC]) == 0
     assert probe_video(tmp_path / "a.mp4").width == 12
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 5)])
+def test_pictures_of_a_pixel_go_there_and_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], size: tuple[int, int]
+) -> None:
+    clip, codes, again = write(tmp_path / "clip.mp4", size=size), tmp_path / "a.tokvid", tmp_path / "a.mp4"
+    assert main(["encode", str(clip), str(codes), *CODEC]) == 0
+    padded = "x".join(str(-(-side // 8) * 8) for side in size)
+    assert f"9 frames of {size[0]}x{size[1]}, padded to {padded}" in capsys.readouterr().out
+    assert main(["decode", str(codes), str(again), *CODEC]) == 0
+    info = probe_video(again)
+    assert (info.num_frames, info.height, info.width) == (9, *size)
 
 
 def test_tiles_give_the_codes_of_whole_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,3 +148,86 @@ def test_what_cannot_be_is_one_line(
     assert main([*arguments, *CODEC]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and words in error
+
+
+CODEC_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-8]), "model.safetensors is torn"),
+    "no weights": (lambda path: path.unlink(), "model.safetensors is missing"),
+    "missing": (lambda path: edit(path, lambda t: t.pop("encoder.head.bias")), "1 missing (first: encoder.head.bias)"),
+    "extra": (lambda path: edit(path, lambda t: t.update(odd=np.zeros(1, np.float32))), "1 unknown (first: odd)"),
+    "of another shape": (
+        lambda path: edit(path, lambda t: t.update({"encoder.head.bias": np.zeros(9, np.float32)})),
+        "1 of another shape (first: encoder.head.bias)",
+    ),
+    "NaN": (
+        lambda path: edit(path, lambda t: t.update({"encoder.head.bias": t["encoder.head.bias"] * np.nan})),
+        "'encoder.head.bias' holds NaN",
+    ),
+}
+
+
+def edit(path: Path, change: Callable[[dict[str, npt.NDArray[np.generic]]], object]) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize("damage", CODEC_DAMAGES)
+def test_a_damaged_codec_is_one_line_of_every_verb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    load_codec("preset:tiny").save_pretrained("codec")
+    write(Path("clip.mp4"))
+    assert main(["encode", "clip.mp4", "clip.tokvid", "--codec", "codec"]) == 0
+    change, words = CODEC_DAMAGES[damage]
+    change(Path("codec") / "model.safetensors")
+    capsys.readouterr()
+    for verb in ("encode clip.mp4 a.tokvid", "decode clip.tokvid a.mp4", "reconstruct clip.mp4 a.mp4"):
+        assert main([*verb.split(), "--codec", "codec"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and words in error
+    assert not list(tmp_path.glob("a.*"))
+
+
+CODES_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is torn"),
+    "longer": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "is torn"),
+    "out of range": (lambda path: path.write_bytes(path.read_bytes()[:-2] + b"\xff\x0f"), "its codebook has 1000"),
+    "of another type": (
+        lambda path: refit(path, lambda codes: codes.astype(np.int32)),
+        "rows are I32 [3, 8], expected U8 [t,8]",
+    ),
+    "without a shape": (lambda path: refit(path, lambda codes: codes[0, 0]), "rows are U8 []"),
+    "of another K": (lambda path: say(path, num_codebooks=2), "expected U8 [t,15]"),
+    "of another codebook": (lambda path: say(path, codebook_size=1024), "codebook_size is 1024, its codec's 1000"),
+    "of another codec": (lambda path: say(path, codec_id="tokvid-0"), "was encoded with codec tokvid-0, this one is"),
+}
+
+
+def refit(path: Path, change: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.generic]]) -> None:
+    with safe_open(path, framework="np") as file:
+        codes, metadata = file.get_tensor("codes"), file.metadata()
+    save_file({"codes": np.array(change(codes))}, path, metadata=metadata)
+
+
+def say(path: Path, **facts: object) -> None:
+    with safe_open(path, framework="np") as file:
+        codes, said = file.get_tensor("codes"), json.loads(file.metadata()["tokvid"])
+    save_file({"codes": codes}, path, metadata={"tokvid": json.dumps(said | facts)})
+
+
+@pytest.mark.parametrize("damage", CODES_DAMAGES)
+def test_damaged_codes_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("clip.mp4"))
+    assert main(["encode", "clip.mp4", "clip.tokvid", *CODEC]) == 0
+    change, words = CODES_DAMAGES[damage]
+    change(Path("clip.tokvid"))
+    capsys.readouterr()
+    assert main(["decode", "clip.tokvid", "a.mp4", *CODEC]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: clip.tokvid ") and error.count("\n") == 1 and words in error
+    assert not Path("a.mp4").exists()
