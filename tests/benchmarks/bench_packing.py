@@ -37,7 +37,7 @@ from tokvid_tokenizers.codec_config import codec_config
 
 THREADS = 2
 TURNS = int(os.environ.get("TOKVID_BENCH_TURNS", "3"))
-STEPS = 16
+STEPS = int(os.environ.get("TOKVID_BENCH_STEPS", "16"))
 ROWS, PACK = 16, 1024
 LATENT_FRAMES = (0, 1, 2, 3, 5)  # of text, and of 1, 5, 9 and 17 frames
 CAPTIONS = (

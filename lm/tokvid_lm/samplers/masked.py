@@ -61,6 +61,7 @@ class _Refiner:
         self.ids = canvas.ids.clone()
         self._runner, self._canvas = runner, canvas
         self._sampling, self._samples = sampling, sample_indices
+        self._place_ids = runner.place_ids(canvas.coordinates(runner.lengths, slice(0, len(canvas))))
         self._ranges = [vocabulary.slot_range(slot) for slot in range(vocabulary.slots)]
 
     def refine(self, places: slice, steps: int) -> None:
@@ -86,13 +87,12 @@ class _Refiner:
 
     def commit(self, places: slice) -> None:
         """Feed finished ``places`` as they are; that is what later frames see."""
-        self._runner.feed(self._fed(places), self._canvas.coordinates(self._runner.lengths, places), block=True)
+        self._runner.feed(self._fed(places), self._place_ids[..., places], block=True)
 
     def _draw(self, places: slice, masked: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Ids and their log-probabilities, ``[rows,n]``, drawn where ``masked``."""
         rows, sampling = len(masked), self._sampling
-        place = self._canvas.coordinates(self._runner.lengths, places)
-        features = self._runner.feed(self._fed(places), place, block=True, keep=False)
+        features = self._runner.feed(self._fed(places), self._place_ids[..., places], block=True, keep=False)
         drawn = torch.full(masked.shape, self._canvas.mask_id)
         log_probability = torch.zeros(masked.shape)
         numbers = torch.arange(places.start, places.stop)

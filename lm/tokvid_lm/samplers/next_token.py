@@ -36,18 +36,20 @@ def sample_codes(
     rows = len(canvas.ids)
     ids = canvas.ids.clone()
     places = canvas.wanted.any(0).nonzero().squeeze(1).tolist()
+    frames, slots = canvas.frame.tolist(), canvas.slot.tolist()
     noise = uniform(sampling.seed, sample_indices[:, None], torch.arange(len(canvas))[None])
+    place_ids = runner.place_ids(canvas.coordinates(runner.lengths, slice(0, len(canvas))))
     features = runner.prefill()
-    fed, frame = 0, int(canvas.frame[places[0]]) if places else -1
+    fed, frame = 0, frames[places[0]] if places else -1
     for place in places:
-        if int(canvas.frame[place]) != frame:
+        if frames[place] != frame:
             yield frame, ids
-            frame = int(canvas.frame[place])
+            frame = frames[place]
         if place > fed:
             part = slice(fed, place)
-            features = runner.feed(canvas.fed(ids, part, sampling), canvas.coordinates(runner.lengths, part))[:, -1:]
+            features = runner.feed(canvas.fed(ids, part, sampling), place_ids[..., part])[:, -1:]
             fed = place
-        wanted = vocabulary.slot_range(int(canvas.slot[place]))
+        wanted = vocabulary.slot_range(slots[place])
         logits = runner.logits(features[:, 0], wanted.start, wanted.stop)
         if sampling.guided:
             logits = guide(logits[:rows], logits[rows:], sampling.guidance_scale)
@@ -85,7 +87,7 @@ def sample_text(
         finished = finished | torch.isin(drawn, ends)
         if bool(finished.all()) or step + 1 == max_new_tokens:
             return
-        features = runner.feed(drawn[:, None], _next_text(runner.lengths + step))
+        features = runner.feed(drawn[:, None], runner.place_ids(_next_text(runner.lengths + step)))
 
 
 def _next_text(index: Tensor) -> Coordinates:

@@ -61,10 +61,9 @@ class Runner:
         longest = int(self.lengths.max())
         self._device, self._dtype = model.device, model.dtype
         self._ids, self._places = _left_padded(prompts, positions)
-        # Padding is no key for anybody; all that is fed later is.
-        self._is_key = (torch.arange(longest) >= longest - self.lengths[:, None]).to(self._device)
-        self._causal = torch.ones(longest, longest, dtype=torch.bool, device=self._device).tril_()
         capacity = longest + room
+        # Padding is no key for anybody; all that is fed later is.
+        self._is_key = (torch.arange(capacity) >= longest - self.lengths[:, None]).to(self._device)
         self._cache = ReservedCache(model.config, capacity, stored_as=stored_as) if use_cache else None
         self._seen = 0
 
@@ -75,18 +74,20 @@ class Runner:
 
     def prefill(self) -> Tensor:
         """Feed the prompts; the features ``[rows,1,...]`` of their last ids."""
-        return self._run(self._ids, self._places, self._causal, keep=True)[:, -1:]
+        return self._run(self._ids, self._places, block=False, keep=True)[:, -1:]
 
-    def feed(self, ids: Tensor, place: Coordinates, *, block: bool = False, keep: bool = True) -> Tensor:
-        """Feed ``ids`` ``[rows,n]``; features ``[rows,n,...]`` for :meth:`logits`.
+    def place_ids(self, place: Coordinates) -> Tensor:
+        """What the model takes as positions, ``[...,rows,n]``; of many feeds they are best made at once."""
+        return self._positions.of(place).to(self._device)
+
+    def feed(self, ids: Tensor, place_ids: Tensor, *, block: bool = False, keep: bool = True) -> Tensor:
+        """Feed ``ids`` ``[rows,n]``, at most as many in all as there is room for; features ``[rows,n,...]`` for
+        :meth:`logits`.
 
         They see all before them and, as a ``block``, one another, else those of them that come before. With ``keep``
         off they are forgotten again.
         """
-        count = ids.shape[1]
-        inside = torch.ones(count, count, dtype=torch.bool, device=self._device)
-        inside = inside if block else inside.tril_()
-        return self._run(ids.to(self._device), self._positions.of(place).to(self._device), inside, keep=keep)
+        return self._run(ids.to(self._device), place_ids, block=block, keep=keep)
 
     def logits(self, features: Tensor, low: int, high: int) -> Tensor:
         """Columns ``[low, high)`` of the logits of features ``[...,D]``, float32; raises for NaN."""
@@ -96,18 +97,19 @@ class Runner:
             raise ModelError("the model's logits are NaN; its weights are broken or overflow")
         return logits
 
-    def _run(self, ids: Tensor, places: Tensor, inside: Tensor, *, keep: bool) -> Tensor:
+    def _run(self, ids: Tensor, places: Tensor, *, block: bool, keep: bool) -> Tensor:
         start, count = self._seen, ids.shape[1]
-        rows = len(ids)
-        is_key = torch.cat([self._is_key, self._is_key.new_ones(rows, start + count - self._is_key.shape[1])], dim=1)
-        before = is_key[:, None, :start].expand(-1, count, -1)
-        own = inside & is_key[:, None, start:] | torch.eye(count, dtype=torch.bool, device=ids.device)
-        mask = torch.cat([before, own.expand(rows, -1, -1)], dim=2)
+        mask = self._is_key[:, None, : start + count]
+        if count > 1:
+            inside = torch.ones(count, count, dtype=torch.bool, device=ids.device)
+            inside = inside if block else inside.tril_()
+            own = inside & mask[..., start:] | torch.eye(count, dtype=torch.bool, device=ids.device)
+            mask = torch.cat([mask[..., :start].expand(-1, count, -1), own], dim=2)
         if self._cache is None:
             return self._anew(ids, places, mask, keep=keep)
         features = self._forward(ids, places, mask, {self._cache_name: self._cache, "use_cache": True})
         if keep:
-            self._is_key, self._seen = is_key, start + count
+            self._seen = start + count
         else:
             self._cache.rewind(start)
         return features
@@ -124,7 +126,6 @@ class Runner:
         start = self._seen
         if keep:
             self._history = (ids, places, mask)
-            self._is_key = torch.nn.functional.pad(self._is_key, (0, ids.shape[1] - self._is_key.shape[1]), value=True)
             self._seen = ids.shape[1]
         return features[:, start:]
 
