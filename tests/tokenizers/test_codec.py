@@ -14,6 +14,7 @@ from tests.tokenizers.lively import FACTORISED, TRANSFORMER, lively_preset, nois
 from tokvid.errors import ConfigError, ModelError, ShapeError
 from tokvid.grid import Grid, latent_frames
 from tokvid_tokenizers import CodecConfig, FactorisedCodecConfig, VideoCodec, list_codecs, load_codec
+from tokvid_tokenizers.codec_config import AnyCodecConfig
 from tokvid_tokenizers.presets import PRESETS
 from tokvid_tokenizers.quantizers import FSQConfig
 
@@ -31,8 +32,8 @@ LOCAL = CodecConfig(
 
 
 KEY_FRAMES = dataclasses.replace(LOCAL, local_encoder=False, key_frames=True)
-SHIFT = {"local": LOCAL, "key-frames": KEY_FRAMES}
-OTHERS = {"factorised": FACTORISED, "transformer": TRANSFORMER}
+SHIFT: dict[str, AnyCodecConfig] = {"local": LOCAL, "key-frames": KEY_FRAMES}
+OTHERS: dict[str, AnyCodecConfig] = {"factorised": FACTORISED, "transformer": TRANSFORMER}
 SHIFT_PRESETS = sorted(name for name, config in PRESETS.items() if isinstance(config, CodecConfig))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +52,7 @@ def test_a_reconstruction_is_encoded_and_decoded(tmp_path: Path, capsys: pytest.
     assert main(["encode", str(clip), str(tmp_path / "clip.tokvid"), *CODEC]) == 0
     assert main(["decode", str(tmp_path / "clip.tokvid"), str(tmp_path / "again.mp4"), *CODEC]) == 0
     frames = [read_video(tmp_path / name).frames for name in ("there.mp4", "again.mp4")]
-    assert np.array_equal(*frames)
+    assert np.array_equal(frames[0], frames[1])
     made_by = json.loads(probe_video(tmp_path / "there.mp4").metadata["tokvid"])
     assert made_by["reconstruction_of"] == "clip.mp4"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.mp4", "clip.mp4", "clip.tokvid", "there.mp4"]
@@ -90,7 +91,7 @@ def test_tiles_give_the_codes_of_whole_frames(tmp_path: Path, capsys: pytest.Cap
     assert main(["decode", str(tiles.path), str(tmp_path / "tiles.mp4"), *tile, *CODEC]) == 0
     assert main(["reconstruct", str(clip), str(tmp_path / "again.mp4"), *tile, *CODEC]) == 0
     frames = [read_video(tmp_path / name).frames for name in ("tiles.mp4", "again.mp4")]
-    assert frames[0].shape == (9, 70, 96, 3) and np.array_equal(*frames)
+    assert frames[0].shape == (9, 70, 96, 3) and np.array_equal(frames[0], frames[1])
 
 
 def test_a_folder_keeps_its_tree_and_names_what_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,13 +161,13 @@ CODEC_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "1 of another shape (first: encoder.head.bias)",
     ),
     "NaN": (
-        lambda path: edit(path, lambda t: t.update({"encoder.head.bias": t["encoder.head.bias"] * np.nan})),
+        lambda path: edit(path, lambda t: t.update({"encoder.head.bias": np.full(4, np.nan, np.float32)})),
         "'encoder.head.bias' holds NaN",
     ),
 }
 
 
-def edit(path: Path, change: Callable[[dict[str, npt.NDArray[np.generic]]], object]) -> None:
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path)
