@@ -21,7 +21,7 @@ import torch
 from tests.peak_memory import PEAK_KIB
 
 POSITIONS, TEXT, COLUMNS, HIDDEN = 2_048, 20_000, 85_000, 512
-ROUNDS, THREADS = 3, 2
+ROUNDS, THREADS = int(os.environ.get("TOKVID_BENCH_TURNS", "3")), 2
 
 MEASURE = """
 import json, time, torch
