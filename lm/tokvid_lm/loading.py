@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
@@ -137,7 +138,8 @@ def _plain(model: PreTrainedModel) -> PreTrainedModel:
     """A model read from a GGUF file without the mark of it, which transformers refuses to save."""
     config = copy.deepcopy(model.config)
     del config.quantization_config
-    plain: PreTrainedModel = type(model)(config).to(model.dtype)  # type: ignore[call-arg]
+    plain = type(model)(config)
+    nn.Module.to(plain, model.dtype)
     plain.load_state_dict(model.state_dict())
     plain.tie_weights()
     return plain

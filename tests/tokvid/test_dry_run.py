@@ -19,7 +19,10 @@ def test_every_shipped_recipe_is_dry_run(
     monkeypatch.chdir(tmp_path)
     assert main(["train", name, "--dry-run"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert figures["parameters"] > 100_000
+    if name == "lm/smollm2-extend":  # a small model stands in for the one on the Hub
+        assert list(figures) == ["parameters_of_the_stand_in"]
+    else:
+        assert figures["parameters"] > 100_000
     assert not list(tmp_path.iterdir())
 
 

@@ -1,13 +1,15 @@
 """A recipe tried at a tiny size: what would fail after hours of preparation fails here in seconds.
 
 Every part of the recipe is built as it says, but for the data, which are a few small sprite clips, the number of steps
-(one or more of every bucket), and what it would start from. Nothing is written.
+(one or more of every bucket), and what it would start from: a small model stands in for a language model on the Hub.
+Nothing is written.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokvid.cli.clips import load_held_out, load_splits
@@ -54,19 +56,41 @@ def _codec(data: Mapping[str, Any]) -> dict[str, Any]:
 def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
     from tokvid.config import from_mapping
     from tokvid_lm.training import train_lm
-    from tokvid_lm.training_config import LMRecipe, ShardDataConfig
+    from tokvid_lm.training_config import LMRecipe, PretrainedModelConfig, ShardDataConfig
     from tokvid_tokenizers import load_codec
 
-    from_mapping(LMRecipe, data)
+    model = from_mapping(LMRecipe, data).model
+    from_hub = isinstance(model, PretrainedModelConfig) and not Path(model.name).exists()
     codec = load_codec(_STAND_IN_CODEC)
     training = {**data.get("training", {}), **_short(), "curriculum": [], "gradient_accumulation": 1}
     clips = _clips(2 * codec.spatial_stride, 1 + codec.temporal_stride)
     changed = {"data": clips, "training": training, "codec": _STAND_IN_CODEC, "evaluation": {"clips": 1}}
     with tempfile.TemporaryDirectory() as folder:
-        tiny = from_mapping(LMRecipe, {**data, **changed, "output": folder})
+        if from_hub:
+            changed["model"] = {**data["model"], "name": _stand_in_model(Path(folder, "model"))}
+        tiny = from_mapping(LMRecipe, {**data, **changed, "output": str(Path(folder, "run"))})
         assert not isinstance(tiny.data, ShardDataConfig)
         lm = train_lm(tiny, *load_splits(tiny.data), codec=codec).lm
-    return {"parameters": sum(parameter.numel() for parameter in lm.model.parameters())}
+    count = sum(parameter.numel() for parameter in lm.model.parameters())
+    return {"parameters_of_the_stand_in" if from_hub else "parameters": count}
+
+
+def _stand_in_model(folder: Path) -> str:
+    """A small language model with a text tokenizer, saved in ``folder``."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tokvid_lm.text_tokenizer import train_text_tokenizer
+
+    tokenizer = train_text_tokenizer(["a fox moves left"], 300)
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def _tiny_bucket(bucket: BucketConfig, step: int) -> dict[str, Any]:
