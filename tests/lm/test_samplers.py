@@ -90,6 +90,19 @@ def test_a_sample_does_not_depend_on_its_batch(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_a_thousand_hot_samples_are_whole_videos(mode: str) -> None:
+    """Every id is a code of its slot; what lies around them is written by the template."""
+    lm = build()
+    prompts: list[list[Segment]] = [[TextSegment(TEXTS[number % 3])] for number in range(1000)]
+    ids = draw(lm, mode, prompts, temperature=2.0, guidance_scale=1.0, steps=2)
+    codes = lm.vocabulary.slot_range(0)
+    assert ids.shape == (1000, GRID.t * GRID.h * GRID.w)
+    assert int(ids.min()) >= codes.start and int(ids.max()) < codes.stop
+    assert lm.processor.decode_codes(ids, GRID).shape == (1000, 1, GRID.t, GRID.h, GRID.w)
+    assert len(torch.unique(ids)) > 500  # hot indeed
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_guidance_of_one_is_off_and_zero_is_the_null_prompt(mode: str) -> None:
     lm = build()
     off = draw(lm, mode, guidance_scale=1.0)
