@@ -102,6 +102,7 @@ def test_the_objective_is_cross_entropy_and_so_is_its_gradient(
     family: str, direct: bool, loss: LossConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tokvid_lm.objectives.cross_entropy.CPU_CHUNK", 16 * 30)  # several chunks
+    monkeypatch.setattr("tokvid_lm.objectives.cross_entropy.LEAST_ROWS", 16)
     model, twin = build(family), build(family)
     objective = VideoObjective(model, VOCABULARY, loss)
     assert (objective.head is not None) is direct

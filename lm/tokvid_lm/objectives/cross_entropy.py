@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 CPU_CHUNK, DEVICE_CHUNK = 1 << 21, 1 << 26
 """Logits held at a time: what the cache of a processor holds, and what a device keeps busy with."""
+LEAST_ROWS = 128
+"""Of a chunk: each goes over the whole gradient of the columns, and must be worth its while where they are many."""
 
 
 def head_cross_entropy(
@@ -69,9 +71,8 @@ class _HeadCrossEntropy(torch.autograd.Function):
             torch.zeros_like(weight, dtype=torch.float32) if wants_gradients and weight.requires_grad else None
         )
         grad_bias = None if bias is None or not wants_gradients else torch.zeros_like(bias, dtype=torch.float32)
-        # Every chunk goes over the whole gradient of the columns: of a wide head it must be worth its while.
-        limit, least = (CPU_CHUNK, CPU_CHUNK >> 14) if rows.device.type == "cpu" else (DEVICE_CHUNK, 16)
-        chunk = max(16, least, limit // len(columns))
+        limit = CPU_CHUNK if rows.device.type == "cpu" else DEVICE_CHUNK
+        chunk = max(LEAST_ROWS, limit // len(columns))
         with torch.autocast(rows.device.type, enabled=False):
             for start in range(0, len(rows), chunk):
                 part = slice(start, start + chunk)
