@@ -10,7 +10,7 @@ import json
 
 from tokvid.cli.encode import add_tile_options, tile_options
 from tokvid.cli.file_pairs import FilePair, pairs
-from tokvid.cli.progress import counted
+from tokvid.cli.progress import Pace, counted
 from tokvid.codes_file import SUFFIX
 
 
@@ -38,9 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     def decode(pair: FilePair) -> str:
         made_by = {"codes": pair.source.name, "codec": codec.codec_id, **provenance()}
         with counted(f"decode {pair.source.name}", "frames") as progress:
+            pace = Pace(progress)
             facts = decode_file(
-                codec, pair.source, pair.target, **tiles, metadata={"tokvid": json.dumps(made_by)}, progress=progress
+                codec, pair.source, pair.target, **tiles, metadata={"tokvid": json.dumps(made_by)}, progress=pace
             )
-        return f"{facts.num_frames} frames of {facts.height}x{facts.width}"
+        return f"{facts.num_frames} frames of {facts.height}x{facts.width}, {pace.per_second:.3g} frames/s"
 
     return found.each(decode)

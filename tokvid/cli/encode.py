@@ -15,7 +15,7 @@ from typing import TypedDict
 
 from tokvid.cli.file_pairs import FilePair, pairs
 from tokvid.cli.generate import parse_size
-from tokvid.cli.progress import counted
+from tokvid.cli.progress import Pace, counted
 from tokvid.codes_file import SUFFIX
 from tokvid.data.folder_scan import VIDEO_SUFFIXES
 
@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def encode(pair: FilePair) -> str:
         with counted(f"encode {pair.source.name}", "frames") as progress:
+            pace = Pace(progress)
             facts = encode_file(
                 codec,
                 pair.source,
@@ -81,10 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
                 size=size,
                 **tiles,
                 made_by={"source": pair.source.name, "codec": Path(arguments.codec).name, **provenance()},
-                progress=progress,
+                progress=pace,
             )
         height, width = (side * facts.spatial_stride for side in facts.cells)
         padded = "" if (height, width) == (facts.height, facts.width) else f", padded to {height}x{width}"
-        return f"{facts.num_frames} frames of {facts.height}x{facts.width}{padded}"
+        return f"{facts.num_frames} frames of {facts.height}x{facts.width}{padded}, {pace.per_second:.3g} frames/s"
 
     return found.each(encode)
