@@ -51,14 +51,15 @@ def complete_clips(
     *,
     task: str,
     mode: str,
+    fps: float | None = None,
     seed: int = 0,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> Completion:
     """Hide a part of clips uint8 ``[N,T,H,W,3]``, let the model draw it, and guess it.
 
-    ``task`` is a name of :data:`COMPLETIONS`. What is hidden is replaced by the guess before the codec encodes the
-    clip, so that no given cell has seen it.
+    ``fps`` is the clips' rate (default: that of the model's clips). ``task`` is a name of :data:`COMPLETIONS`. What is
+    hidden is replaced by the guess before the codec encodes the clip, so that no given cell has seen it.
     """
     if task not in COMPLETIONS:
         raise ShapeError(f"a completion is one of {', '.join(COMPLETIONS)}, got {task!r}")
@@ -71,11 +72,19 @@ def complete_clips(
     prompts: list[list[Segment]] = [
         [
             TextSegment(caption),
-            VideoSegment(frames=to_model(clip[None]).to(device), known=known, fps=lm.settings.fps),
+            VideoSegment(frames=to_model(clip[None]).to(device), known=known),
         ]
         for caption, clip in zip(captions, guesses, strict=True)
     ]
-    drawn = lm.generate(prompts, mode=mode, seed=seed, batch_size=batch_size, progress=progress)
+    drawn = lm.generate(
+        prompts,
+        mode=mode,
+        num_frames=clips.shape[1],
+        fps=fps,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
     frames = np.concatenate([to_pictures(clip.frames) for clip in drawn if isinstance(clip, VideoSegment)])  # type: ignore[arg-type]
     return Completion(
         task=task,

@@ -20,8 +20,11 @@ from tokvid_lm.mixture import Mixture, MixtureConfig, hide
 from tokvid_lm.processor import VideoProcessor
 from tokvid_lm.tasks import known_cells
 from tokvid_lm.templates import VideoHeader
+from tokvid_lm.templates.base import Template
 
 _MIXTURE = (MixtureConfig(),)
+# Tasks whose known cells may lie beyond what the unknown ones see, and are then said before the video, too.
+_PREFIXED = ("interpolation", "inpainting", "outpainting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,7 @@ class Documents:
         template, header = self.processor.template, shown.header
         length += template.length(header)
         if shown.prefixed:
-            length += len(template.body(VideoHeader(grid=header.grid)).ids) + 2
+            length += _prefix_length(template, header.grid)
         if header.mode == "frame":
             copied = np.unique(shown.frame[~shown.known])
             length += len(copied) * len(template.frame(header.grid)) + int((copied > 0).sum()) * header.actions
@@ -135,10 +138,14 @@ class Documents:
             return
         longest, where = 0, 0
         extra = len(self._start) + len(self._end)
+        template = self.processor.template
+        prefixed = any(entry.mode != "maskgit" and entry.task in _PREFIXED for entry in self.mixture.entries)
         for clip in range(len(self.clips)):
             grid = self.clips.grid_of(clip)
             header = VideoHeader(grid=grid, fps=self.clips.fps_of(clip), actions=self._action_count(clip))
-            length = extra + len(self.caption(clip)) + self.processor.template.length(header)
+            length = extra + len(self.caption(clip)) + template.length(header)
+            if prefixed:
+                length += _prefix_length(template, grid)
             if length > longest:
                 longest, where = length, clip
         if longest > positions:
@@ -193,6 +200,11 @@ class Documents:
         actions = self.clips.actions_of(clip)
         whole = self.processor.action_ids(actions, self.clips.grid_of(clip), self.clips.num_frames_of(clip))
         return whole[: (grid.t - 1) * self.processor.codec.temporal_stride].numpy()
+
+
+def _prefix_length(template: Template, grid: Grid) -> int:
+    """Of the known cells of a video before it."""
+    return len(template.body(VideoHeader(grid=grid)).ids) + 2
 
 
 def needs_prefix(known: npt.NDArray[np.bool_], frame: npt.NDArray[np.int64], mode: str) -> bool:

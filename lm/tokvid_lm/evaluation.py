@@ -34,7 +34,8 @@ _MOST_COUNTED = 16_384
 class CodeLosses:
     """Nats a label of the model on held-out clips, and of guessing codes from how common each is in training.
 
-    ``validation`` is by what is drawn: codes by mode (``next_token``, ``maskgit``, ``frame``), and ``text``.
+    ``validation`` is by what is asked for: codes by mode (``next_token``, ``maskgit``, ``frame``), the ids of a
+    ``caption`` after its video, and of ``text`` alone.
     """
 
     validation: Mapping[str, float]
@@ -48,11 +49,13 @@ class CodeLosses:
 
     def figures(self) -> dict[str, Any]:
         """For ``metrics.json``."""
-        return {
+        figures: dict[str, Any] = {
             "validation_nats": dict(self.validation),
             "unigram_nats_per_code": self.unigram_entropy,
-            "share_below_unigram": self.share_below_unigram,
         }
+        if any(name in MODES for name in self.validation):
+            figures["share_below_unigram"] = self.share_below_unigram
+        return figures
 
 
 @torch.no_grad()
@@ -74,11 +77,10 @@ def validation_losses(
     objective = objective or VideoObjective(lm.model, lm.vocabulary)
     found: dict[str, float] = {}
     for entry in mixture:
-        name = entry.objective if entry.draws_video else "text"
-        if name not in found:
+        if entry.objective not in found:
             alone = MixtureConfig(objective=entry.objective, schedule=entry.schedule)
             documents = Documents(lm.processor, clips, mixture=(alone,), shuffle=False)
-            found[name] = _mean_nats(lm, documents, objective, batch_size, autocast)
+            found[entry.objective] = _mean_nats(lm, documents, objective, batch_size, autocast)
     return found
 
 
@@ -131,6 +133,7 @@ def draw_clips(
     num_frames: int | None = None,
     height: int | None = None,
     width: int | None = None,
+    fps: float | None = None,
     mode: str | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -148,6 +151,7 @@ def draw_clips(
         num_frames=num_frames,
         height=height,
         width=width,
+        fps=fps,
         seed=seed,
         batch_size=batch_size,
         autocast=autocast,

@@ -5,6 +5,7 @@ The same model and clips give the same figures again, but for the seconds. Nothi
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ def evaluate_lm(
             mode=mode,
             seed=seed,
             batch_size=batch_size,
+            **_size(clips),
             progress=lambda done, total, mode=mode: report(f"draw, {mode}", done, total),  # type: ignore[misc]
         )
         figures["drawn"][mode] = _drawn_figures(lm, clips, drawn[mode], mode, seed, left_out)
@@ -91,9 +93,9 @@ def evaluate_lm(
     completions = _complete(lm, clips, modes, min(completed, len(clips)), seed, batch_size, report, left_out)
     figures["completed"] = {
         f"{each.task}, {each.mode}": {
-            "psnr": each.psnr,
-            "guess_psnr": each.guess_psnr,
-            "gain": each.psnr - each.guess_psnr,
+            "psnr": _finite(each.psnr),
+            "guess_psnr": _finite(each.guess_psnr),
+            "gain": _finite(each.psnr - each.guess_psnr),
         }
         for each in completions
     }
@@ -117,8 +119,25 @@ def write_captions(lm: VideoLM, coded: CodedClips, *, batch_size: int = 64) -> l
     return [answer.text.strip() for answer in answers if isinstance(answer, TextSegment)]
 
 
+def _size(clips: ClipArray) -> dict[str, Any]:
+    """Of clips to draw."""
+    _, num_frames, height, width, _ = clips.frames.shape
+    return {"num_frames": num_frames, "height": height, "width": width, "fps": clips.fps}
+
+
+def _finite(value: float) -> float | None:
+    """None for what JSON cannot hold: decibels of a guess that is exact."""
+    return value if math.isfinite(value) else None
+
+
 def _check(lm: VideoLM, clips: ClipArray) -> None:
     settings = lm.settings
+    if lm.vocabulary.num_actions:
+        raise ModelError(
+            "this model draws from actions, and the clips of an evaluation bring none: it cannot be measured"
+        )
+    if settings.fps is not None and clips.fps != settings.fps:
+        raise ModelError(f"the model was trained at {settings.fps:g} frames a second, these clips have {clips.fps:g}")
     if not any(clips.captions):
         raise ModelError("these clips have no captions, but a language model draws from captions: write some")
     wanted = (settings.num_frames, settings.height, settings.width)
@@ -149,9 +168,10 @@ def _drawn_figures(
     figures: dict[str, Any] = {"seconds": drawn.seconds / len(clips)}
     start = time.perf_counter()
     for number in range(_ALONE):
-        lm.generate([TextSegment(clips.captions[number % len(clips)])], mode=mode, seed=seed, batch_size=1)
+        caption = clips.captions[number % len(clips)]
+        lm.generate([TextSegment(caption)], mode=mode, seed=seed, batch_size=1, **_size(clips))
     figures["seconds_alone"] = (time.perf_counter() - start) / _ALONE
-    again = draw_clips(lm, clips.captions[:_TWICE], mode=mode, seed=seed + 1)
+    again = draw_clips(lm, clips.captions[:_TWICE], mode=mode, seed=seed + 1, **_size(clips))
     figures["diversity"] = _apart(drawn.frames[:_TWICE], again.frames)
     if clips.frames.shape[1] < MIN_FRAMES or len(clips) < 2:
         left_out["efflite_frechet"] = f"it needs two clips or more of {MIN_FRAMES} frames or more"
@@ -194,6 +214,7 @@ def _complete(
                     clips.captions[:count],
                     task=task,
                     mode=mode,
+                    fps=clips.fps,
                     seed=seed,
                     batch_size=batch_size,
                     progress=lambda done, total, name=f"{task}, {mode}": report(name, done, total),  # type: ignore[misc]

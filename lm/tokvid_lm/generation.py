@@ -33,10 +33,11 @@ _SAMPLERS = {"next_token": sample_codes, "maskgit": sample_at_once, "frame": sam
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Given:
     """What is known of a video to come: ``codes`` ``[1,K,t,h,w]``, ``known`` bool ``[t,h,w]``; ``actions``
-    ``[T-1]``."""
+    ``[T-1]``; ``num_frames``, its exact T."""
 
     codes: Tensor | None = None
     known: Tensor | None = None
+    num_frames: int | None = None
     actions: Tensor | None = None
 
 
@@ -64,7 +65,9 @@ def split_request(segments: Sequence[Segment], lm: VideoLM) -> Request:
                 f"known must be bool {list(codes.shape[2:])} for these codes, one value a cell, got"
                 f" {list(last.known.shape)}"
             )
-        return Request(segments=segments[:-1], given=Given(codes=codes, known=last.known.cpu(), actions=last.actions))
+        frames = last.num_frames if last.frames is None else last.frames.shape[2]
+        given = Given(codes=codes, known=last.known.cpu(), num_frames=frames, actions=last.actions)
+        return Request(segments=segments[:-1], given=given)
     return Request(segments=segments, given=Given())
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
@@ -138,10 +137,12 @@ def _plain(model: PreTrainedModel) -> PreTrainedModel:
     """A model read from a GGUF file without the mark of it, which transformers refuses to save."""
     config = copy.deepcopy(model.config)
     del config.quantization_config
-    plain = type(model)(config)
-    nn.Module.to(plain, model.dtype)
+    plain: PreTrainedModel = type(model)(config)
+    for parameter in plain.parameters():
+        parameter.data = parameter.data.to(model.dtype)  # parameters alone: rotary frequencies stay float32
     plain.load_state_dict(model.state_dict())
     plain.tie_weights()
+    plain.eval()
     return plain
 
 

@@ -39,10 +39,12 @@ def insert_adapters(model: PreTrainedModel, config: LoRAConfig, *, first_new_row
     """Freeze ``model`` but for new adapters and for the rows from ``first_new_row`` on of embedding and head.
 
     Whoever trains must not decay those tables: the gradient of the other rows is zero, a decay would not be. The same
-    ``seed`` gives the same adapters. Raises :class:`ModelError` without peft, and for targets that the model lacks.
+    ``seed`` gives the same adapters. Raises :class:`ModelError` without peft, and for targets that the model lacks
+    or that are its embedding or head, whose text rows an adapter would change.
     """
     try:
         import peft
+        from peft.tuners.lora import LoraLayer
     except ImportError as error:
         raise ModelError("adapters (lora) need peft: pip install 'tokvid[peft]'") from error
     model.requires_grad_(False)
@@ -58,6 +60,11 @@ def insert_adapters(model: PreTrainedModel, config: LoRAConfig, *, first_new_row
             peft.inject_adapter_in_model(adapters, model)
         except ValueError as error:
             raise ModelError(f"lora targets {list(config.targets)}: {error}") from error
+    if any(isinstance(module, LoraLayer) for module in (model.get_input_embeddings(), model.get_output_embeddings())):
+        raise ModelError(
+            f"lora targets {list(config.targets)} name the embedding or the head, whose text rows stay as they are:"
+            " leave them out"
+        )
     for table in _tables(model):
         table.requires_grad_(True)
         table.register_hook(lambda gradient: _only_from(gradient, first_new_row))

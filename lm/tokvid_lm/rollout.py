@@ -71,6 +71,11 @@ def stream_frames(
     is full, at once a chunk at a time. Videos longer than a chunk go on as ``rollout`` says; at most a chunk is held.
     """
     length = _chunk_length(lm, grid, rollout)
+    if length < grid.t and lm.vocabulary.num_actions:
+        raise ModelError(
+            f"videos from actions are drawn in one piece: this one has {grid.t} latent frames, a chunk of the rollout"
+            f" {length}"
+        )
     run = _Run(lm, requests, sampling, grid, fps, rollout or Rollout(), length, autocast)
     if run.rollout.kind == "window" or grid.t <= length:
         yield from _decoded(lm, _window_codes(run), skipped=0)

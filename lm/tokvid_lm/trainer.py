@@ -87,6 +87,8 @@ class LMTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         # Our loss is normalised by the number of labels in all the passes of a step.
         self.model_accepts_loss_kwargs = True
+        # Ours stand where they are asked for: none is cut off at the beginning of a row when they are counted.
+        self._loss_shifts_labels = False
         self.loss_is_scaled_for_ga = True
 
     @property

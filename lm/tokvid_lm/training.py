@@ -52,7 +52,6 @@ from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_losses
 from tokvid_lm.fused_norm import fused_norms
 from tokvid_lm.lora import LoRAConfig, insert_adapters, merge_adapters
 from tokvid_lm.objectives.video_objective import VideoObjective
-from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.text_tokenizer import train_text_tokenizer
 from tokvid_lm.trainer import FACTS_FILE, LMTrainer
 from tokvid_lm.training_config import (
@@ -153,7 +152,7 @@ def _train_on_codes(
     check_weights(recipe.training.steps, lm.model.state_dict())
     num_frames, height, width = clips.size or (None, None, None)
     lm.settings = VideoSettings(
-        sampling=recipe.sampling or (Sampling(),),
+        sampling=recipe.sampling,
         num_frames=num_frames,
         height=height,
         width=width,

@@ -200,6 +200,12 @@ class LMRecipe:
                 "model.lora is trained with adamw (Muon is for whole matrices): set training.optimizer.kind"
             )
         trained = {entry.mode for entry in self.training.mixture if entry.draws_video}
+        guided = [sampling.mode for sampling in self.evaluation.sampling if sampling.guided]
+        if guided and not self.training.prompt_drop:
+            raise ConfigError(
+                f"evaluation.sampling guides in the mode {guided[0]}, for which captions must sometimes be dropped: set"
+                " training.prompt_drop (0.1, say), or guidance_scale to 1"
+            )
         for sampling in self.evaluation.sampling:
             if sampling.mode not in trained:
                 raise ConfigError(

@@ -72,8 +72,8 @@ class VideoSettings:
 
     def __post_init__(self) -> None:
         modes = [sampling.mode for sampling in self.sampling]
-        if not modes or len(set(modes)) != len(modes):
-            raise ModelError(f"a model draws in one mode or more, each once, got {modes}")
+        if len(set(modes)) != len(modes):
+            raise ModelError(f"a model draws in each mode it knows once, got {modes}")
 
 
 class VideoLM:
@@ -343,6 +343,10 @@ class VideoLM:
     def sampling_for(self, mode: str | None) -> Sampling:
         """How clips are drawn in ``mode``, by default the first that was trained."""
         known = {sampling.mode: sampling for sampling in self.settings.sampling}
+        if not known:
+            raise ModelError(
+                "this model was not trained to draw videos: its training.mixture had text and captions alone"
+            )
         if mode is None:
             return self.settings.sampling[0]
         if mode in known:
@@ -373,7 +377,9 @@ class VideoLM:
         if (num_frames is None or height is None or width is None) and given:
             t, h, w = given[0].shape[2:]
             stride, patch = self.codec.temporal_stride, self.codec.spatial_stride
-            num_frames = 1 + (t - 1) * stride if num_frames is None else num_frames
+            said = [request.given.num_frames for request in requests if request.given.num_frames is not None]
+            whole = said[0] if said else 1 + (t - 1) * stride
+            num_frames = whole if num_frames is None else num_frames
             height, width = h * patch if height is None else height, w * patch if width is None else width
         num_frames = self.settings.num_frames if num_frames is None else num_frames
         height = self.settings.height if height is None else height

@@ -71,6 +71,11 @@ def test_nothing_hidden_reaches_the_model(task: str) -> None:
     )
 
 
+def test_a_clip_that_ends_within_a_latent_frame_keeps_its_length() -> None:
+    found = complete_clips(build(), CLIPS[:, :8], CAPTIONS, task="continuation", mode="frame")
+    assert found.frames.shape == CLIPS[:, :8].shape
+
+
 def test_an_unknown_task_is_named() -> None:
     with pytest.raises(ShapeError, match="continuation, interpolation, inpainting, got 'dreaming'"):
         complete_clips(build(), CLIPS, CAPTIONS, task="dreaming", mode="maskgit")

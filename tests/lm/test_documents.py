@@ -138,6 +138,16 @@ def test_a_batch_pads_on_the_right_and_packs_documents_side_by_side(video_lm: Vi
         collator([Batch(rows=())])
 
 
+@pytest.mark.parametrize("entry", EVERY_MIXTURE, ids=lambda entry: f"{entry.objective}-{entry.task}")
+def test_no_document_reaches_beyond_the_context_that_is_checked(
+    video_lm: VideoLM, clips: CodedClips, entry: MixtureConfig
+) -> None:
+    documents = Documents(video_lm.processor, clips, mixture=(entry,), score_text=True, shuffle=False)
+    needed = max(int(documents.document(number).index.max()) + 1 for number in range(24))
+    with pytest.raises(DataError, match="but the model reads"):
+        documents.check_context(needed - 1)
+
+
 def test_too_long_a_document_is_named(video_lm: VideoLM, clips: CodedClips) -> None:
     documents = Documents(video_lm.processor, clips, score_text=True, shuffle=False)
     documents.check_context(None)

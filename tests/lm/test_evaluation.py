@@ -47,7 +47,7 @@ def test_the_validation_loss_is_the_mean_over_codes_in_any_batch(video_lm: Video
         assert found == {"next_token": pytest.approx(mean, rel=1e-5)}
     every = (MixtureConfig(objective="maskgit"), MixtureConfig(objective="frame"), MixtureConfig(objective="caption"))
     one, other = (validation_losses(video_lm, clips, every, batch_size=size) for size in (2, 5))
-    assert one.keys() == {"maskgit", "frame", "text"} and one == pytest.approx(other, rel=1e-5)
+    assert one.keys() == {"maskgit", "frame", "caption"} and one == pytest.approx(other, rel=1e-5)
 
 
 def test_clips_are_drawn_the_same_in_any_batch_and_judged(video_lm: VideoLM) -> None:

@@ -82,6 +82,10 @@ def test_a_gguf_file_is_the_model_that_was_written(tmp_path: Path) -> None:
     write_gguf(model, path)
     ids = torch.arange(20).unsqueeze(0)
     again = load_causal_lm(path)
+    narrow = load_causal_lm(path, dtype=torch.bfloat16)
+    rotary = {name: buffer.dtype for name, buffer in narrow.named_buffers() if "inv_freq" in name}
+    assert rotary and set(rotary.values()) == {torch.float32} and narrow.dtype == torch.bfloat16
+    assert not again.training and not narrow.training
     with torch.no_grad():
         assert torch.allclose(again(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-4)
     assert load_tokenizer(path).decode([104, 105]) == build_tokenizer().decode([104, 105])

@@ -115,6 +115,9 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_weights(base: Path, tmp_pa
 def test_what_adapters_cannot_do_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"lora targets \['queries'\]: "):
         insert_adapters(build_model("llama"), LoRAConfig(targets=("queries",)), first_new_row=1)
+    for target in ("lm_head", "embed_tokens"):
+        with pytest.raises(ModelError, match=f"{target}.*name the embedding or the head"):
+            insert_adapters(build_model("llama", tied=True), LoRAConfig(targets=(target, "q_proj")), first_new_row=1)
     with pytest.raises(ConfigError, match="rank must be at least 1, got 0"):
         LoRAConfig(rank=0)
     muon = recipe(tmp_path / "run", optimizer={"kind": "muon"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,15 +15,19 @@ from tests.lm.tiny import FAMILIES, build_model, build_tokenizer
 from tokvid.errors import ModelError, ShapeError
 from tokvid.grid import Grid
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
+from tokvid_lm.collate import collate
+from tokvid_lm.document import DocumentWriter
 from tokvid_lm.generation import split_request, stream_ids
+from tokvid_lm.mask_spec import MaskSpec, mask_for
 from tokvid_lm.samplers.cache import ReservedCache
 from tokvid_lm.samplers.next_token import sample_text
 from tokvid_lm.samplers.runner import Runner, check_context, sampling_from
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.segments import Segment
 from tokvid_lm.tasks import first_frames, inside_box
+from tokvid_lm.templates import VideoHeader
 from tokvid_lm.video_lm import VideoSettings
-from tokvid_lm.vocabulary import MODES
+from tokvid_lm.vocabulary import MODES, Mode
 from tokvid_tokenizers import load_codec
 
 GRID = Grid(t=2, h=2, w=3)
@@ -75,6 +80,56 @@ def test_cached_features_are_the_recomputed_ones(family: str, mode: str, monkeyp
     assert len(seen[True]) == len(seen[False]) >= 8
     for ours, theirs in zip(seen[True], seen[False], strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_a_model_is_drawn_from_under_the_mask_that_it_learns_under(family: str, mode: Mode) -> None:
+    """Also beyond Mistral's window of 16, which counts a block from its first place."""
+    lm, grid = build(family), Grid(t=2, h=4, w=4)
+    codes = torch.randint(1000, (1, 1, 2, 4, 4), generator=torch.Generator().manual_seed(0))
+    header = VideoHeader(grid=grid, mode=mode)
+    text = lm.processor.start_ids() + lm.processor.encode_text("abcde")
+    whole, prompt = (DocumentWriter(lm.template, lm.layout) for _ in range(2))
+    for writer in (whole, prompt):
+        writer.text(text, scored=False)
+    whole.video(lm.processor.code_ids(codes)[0].numpy(), header, asked=np.zeros(grid.cells, bool))
+    prompt.header(header)
+    document, begin = whole.finish(), prompt.finish()
+    batch = collate([[document]], pad_id=0, positions=lm.positions)
+    spec = MaskSpec(**{name: batch[name] for name in ("document", "order", "block", "ghost")})
+    with torch.no_grad():
+        masks = mask_for(lm.model, spec, batch["position_ids"])
+        learned = lm.model(input_ids=batch["input_ids"], use_cache=False, **masks).logits[0, len(begin) : -1]
+    body, places = (torch.from_numpy(part[len(begin) : -1])[None] for part in (document.ids, document.index))
+    first = int((lm.template.body(header).frame == 0).sum())
+    parts = [slice(0, first), slice(first, None)] if mode == "frame" else [slice(None)]
+    with sampling_from(lm.model, None):
+        runner = Runner(lm.model, lm.head, [begin], body.shape[1], positions=lm.positions)
+        runner.prefill()
+        features = [runner.feed(body[:, part], places[:, part], block=mode != "next_token") for part in parts]
+        drawn = runner.logits(torch.cat(features, dim=1)[0], 0, lm.vocabulary.total_size)
+    torch.testing.assert_close(drawn, learned, atol=1e-4 * float(learned.abs().max()), rtol=0)
+
+
+def test_a_video_that_is_completed_keeps_its_length() -> None:
+    lm = build()
+    frames = torch.zeros(1, 3, 8, 16, 16)
+    clip = VideoSegment(frames=frames, known=first_frames(lm.codec.grid_for(8, 16, 16), 1))
+    (whole,) = lm.generate([clip], mode="maskgit")
+    assert isinstance(whole, VideoSegment) and whole.frames is not None and whole.frames.shape == frames.shape
+
+
+def test_few_unknown_codes_are_drawn_alike_beside_many() -> None:
+    lm = build()
+    codes = torch.zeros(1, 1, *(GRID.t, GRID.h, GRID.w), dtype=torch.int64)
+    known = torch.ones(GRID.t, GRID.h, GRID.w, dtype=torch.bool)
+    known[1, 0] = False
+    few: list[Segment] = [TextSegment("abc"), VideoSegment(codes=codes, known=known)]
+    many: list[Segment] = [TextSegment("de"), VideoSegment(codes=codes, known=torch.zeros_like(known))]
+    for seed in range(20):
+        alone = draw(lm, "maskgit", [few], steps=8, seed=seed)
+        assert torch.equal(alone, draw(lm, "maskgit", [few, many], steps=8, seed=seed)[:1])
 
 
 @pytest.mark.parametrize("mode", MODES)

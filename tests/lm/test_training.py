@@ -324,7 +324,7 @@ def test_every_objective_in_one_run_packed_or_not_resumes_to_the_same_weights(
         train(recipe(tmp_path / "stopped", **settings), codec)
     resumed = train(recipe(tmp_path / "stopped", **settings), codec, resume=True)
     assert_same_weights(straight.lm, resumed.lm)
-    assert straight.losses.validation.keys() == {"next_token", "maskgit", "frame", "text"}
+    assert straight.losses.validation.keys() == {"next_token", "maskgit", "frame", "caption"}
     assert [sampling.mode for sampling in straight.lm.settings.sampling] == ["next_token", "maskgit", "frame"]
     log = read_log(tmp_path / "straight" / "log.jsonl")
     assert {"bits (maskgit)", "bits (frame)", "bits (text)"} < {name for line in log for name in line}

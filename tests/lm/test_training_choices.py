@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.lm.tiny import build_model
 from tests.lm.tiny_run import MODEL, recipe, train
 from tokvid.config import from_mapping, to_mapping
-from tokvid.errors import ConfigError, DataError
+from tokvid.errors import ConfigError, DataError, ModelError
 from tokvid.optimizer import MuonConfig, build_optimizer
+from tokvid.recipe import load_recipe
+from tokvid_lm import TextSegment, VideoLM
+from tokvid_lm.document import IGNORED
+from tokvid_lm.mixture import MixtureConfig
+from tokvid_lm.objectives.video_objective import VideoObjective
 from tokvid_lm.training import adam_names, learning_rate_share
-from tokvid_lm.training_config import LMRecipe, LMTrainingConfig
+from tokvid_lm.training_config import LMEvaluationConfig, LMRecipe, LMTrainingConfig
 from tokvid_tokenizers import VideoCodec
 
 
@@ -31,6 +40,10 @@ def test_recipes_that_cannot_run_are_refused(codec: VideoCodec, tmp_path: Path) 
         recipe(tmp_path, promptdrop=0.1)
     with pytest.raises(ConfigError, match="Muon needs whole matrices"):
         recipe(tmp_path, deepspeed="x.json", optimizer={"kind": "muon"})
+    with pytest.raises(
+        ConfigError, match="guides in the mode next_token, for which captions must sometimes be dropped"
+    ):
+        recipe(tmp_path, prompt_drop=0.0)
     # What is longer than the clips would silently be whole clips.
     with pytest.raises(ConfigError, match=r"curriculum\[1\]\.latent_frames is 3, but the clips have 2 latent frames"):
         stages = [{"steps": 1, "latent_frames": n, "batch_size": 4} for n in (2, 3)]
@@ -38,6 +51,44 @@ def test_recipes_that_cannot_run_are_refused(codec: VideoCodec, tmp_path: Path) 
     short = from_mapping(LMRecipe, {**to_mapping(recipe(tmp_path)), "model": {**MODEL, "max_positions": 16}})
     with pytest.raises(DataError, match=r"the model reads 16: shorten the caption of train-\d{6} \(\d+ ids\)"):
         train(short, codec)
+
+
+def test_the_pieces_of_recipes_in_the_page_go_into_the_recipe_that_it_names() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "video-language-models.md").read_text(encoding="utf-8")
+    pieces = [yaml.safe_load(text) for text in re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)]
+    assert len(pieces) >= 2
+    for piece in pieces:
+        whole = load_recipe("lm/sprites-modes")
+        training = {**whole["training"], **piece.get("training", {})}
+        from_mapping(LMRecipe, {**whole, **piece, "training": training})
+
+
+def test_a_run_of_captions_alone_draws_no_videos(codec: VideoCodec, tmp_path: Path) -> None:
+    plain = replace(recipe(tmp_path, steps=3), evaluation=LMEvaluationConfig(clips=1))
+    mixture = tuple(MixtureConfig(objective=objective) for objective in ("caption", "text"))  # type: ignore[arg-type]
+    trained = train(replace(plain, training=replace(plain.training, mixture=mixture)), codec)
+    assert set(trained.losses.validation) == {"caption", "text"}
+    assert "share_below_unigram" not in trained.losses.figures() and trained.lm.settings.sampling == ()
+    again = VideoLM.from_pretrained(trained.folder)
+    with pytest.raises(ModelError, match="not trained to draw videos"):
+        again.generate([TextSegment("a cat")])
+
+
+def test_the_loss_is_divided_by_the_number_of_labels(
+    codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the first id of a row has one, as captions alone have."""
+    seen: list[tuple[int, int]] = []
+    plain = VideoObjective.__call__
+
+    def counted(self: VideoObjective, *args: Any, **inputs: Any) -> Any:
+        if inputs.get("num_items") is not None:
+            seen.append((int(inputs["num_items"]), int((inputs["labels"] != IGNORED).sum())))
+        return plain(self, *args, **inputs)
+
+    monkeypatch.setattr(VideoObjective, "__call__", counted)
+    train(recipe(tmp_path, steps=3, score_text=True), codec)
+    assert len(seen) == 3 and all(divisor == labels for divisor, labels in seen)
 
 
 @pytest.mark.parametrize(

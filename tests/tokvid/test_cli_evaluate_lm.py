@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.lm.tiny import build_model, build_tokenizer
 from tokvid.cli.main import main
+from tokvid.data.clips import FolderDataConfig, open_clips
 from tokvid.data.sprites.verdicts import judge_captions
 from tokvid.video import Video, write_video
 from tokvid_lm import VideoLM
@@ -50,7 +53,7 @@ def test_sprites_are_measured_the_same_twice(saved: Path, tmp_path: Path, capsys
     found = [evaluate(saved, "sprites", tmp_path / name) for name in ("a", "b")]
     figures = found[0]["figures"]
     assert without_seconds(figures) == without_seconds(found[1]["figures"])
-    assert set(figures["bits"]) == {"unigram", *MODES, "text"} and min(figures["bits"].values()) > 0
+    assert set(figures["bits"]) == {"unigram", *MODES, "caption"} and min(figures["bits"].values()) > 0
     assert set(figures["drawn"]) == set(MODES)
     for drawn in figures["drawn"].values():
         assert {"seconds", "seconds_alone", "diversity", "efflite_frechet", "sprite", "direction", "all"} <= set(drawn)
@@ -73,11 +76,50 @@ def test_a_folder_is_measured_without_an_oracle_in_the_mode_asked_for(tmp_path: 
         frames = np.random.default_rng(number).integers(256, size=(5, 16, 16, 3)).astype(np.uint8)
         write_video(tmp_path / "in" / f"{number}.mp4", Video(frames=frames, fps=8))
         (tmp_path / "in" / f"{number}.txt").write_text("a b c", encoding="utf-8")
-    facts = evaluate(model, str(tmp_path / "in"), tmp_path / "out", "--mode", "frame")
+    facts = evaluate(model, str(tmp_path / "in"), tmp_path / "out", "--mode", "frame", "--all")
+    assert facts["figures"]["clips"] == 3
     assert set(facts["figures"]["drawn"]) == {"frame"} and "sprite" not in facts["figures"]["drawn"]["frame"]
     assert set(facts["figures"]["completed"]) == {"continuation, frame"}
     assert {"captions", "inpainting", "interpolation"} <= set(facts["left_out"])
     assert str(tmp_path) not in json.dumps(facts)
+
+
+def test_of_a_folder_the_videos_that_a_training_holds_out_are_measured(tmp_path: Path) -> None:
+    model = save(tmp_path / "model", **SIZE)
+    for number in range(12):
+        frames = np.random.default_rng(number).integers(256, size=(5, 16, 16, 3)).astype(np.uint8)
+        write_video(tmp_path / "in" / f"{number}.mp4", Video(frames=frames, fps=8))
+        (tmp_path / "in" / f"{number}.txt").write_text("a b c", encoding="utf-8")
+    facts = evaluate(model, str(tmp_path / "in"), tmp_path / "out", "--clips", "12")
+    config = FolderDataConfig(path=str(tmp_path / "in"), size=(16, 16), num_frames=5)
+    held_out = open_clips(config, "held_out")
+    names = [json.loads(line)["name"] for line in (tmp_path / "out" / "clips.jsonl").read_text().splitlines()]
+    assert 0 < len(names) < 12 and names == [held_out.load(number).name for number in range(len(held_out))]
+    assert facts["figures"]["clips"] == len(names)
+
+
+def test_a_model_of_many_shapes_is_measured_on_the_one_asked_for(tmp_path: Path) -> None:
+    model = save(tmp_path / "model", sampling=(Sampling(mode="maskgit", steps=2),))
+    facts = evaluate(model, "sprites", tmp_path / "out", "--size", "16x16", "--frames", "8", "--fps", "12")
+    assert set(facts["figures"]["completed"]) == {
+        "continuation, maskgit",
+        "interpolation, maskgit",
+        "inpainting, maskgit",
+    }
+    assert facts["clips"] == "3 of 8 frames of 16x16"
+
+
+def test_bits_are_of_a_code_also_where_codes_are_digits(tmp_path: Path) -> None:
+    """A model that knows nothing of codes needs log2(1,000) bits for each."""
+    folder = tmp_path / "model"
+    digits = VideoLM.extend(
+        build_model("llama"), codec=load_codec("preset:tiny"), tokenizer=build_tokenizer(), factors=(10, 10, 10)
+    )
+    torch.nn.init.zeros_(digits.model.get_output_embeddings().weight)  # type: ignore[union-attr]
+    digits.settings = VideoSettings(sampling=(Sampling(), Sampling(mode="maskgit", steps=2)), **SIZE)
+    digits.save_pretrained(folder)
+    bits = evaluate(folder, "sprites", tmp_path / "out")["figures"]["bits"]
+    assert bits["next_token"] == pytest.approx(math.log2(1000)) == bits["maskgit"]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +129,7 @@ def test_a_folder_is_measured_without_an_oracle_in_the_mode_asked_for(tmp_path: 
         (["sprites", "--completed", "0"], "must be at least 1"),
         (["sprites", "--mode", "magic"], "magic"),
         (["sprites", "--size", "32x32"], "trained on clips of 5 frames of 16x16, these have 5 of 32x32"),
+        (["sprites", "--fps", "12"], "trained at 8 frames a second, these clips have 12"),
         (["nowhere"], "nowhere"),
     ],
 )

@@ -4,9 +4,10 @@ tokvid evaluate runs/demo/codec/codec sprites --size 32x32 -o runs/evaluation
 tokvid evaluate preset:base my_videos --size 128x128 --clips 64 -o runs/evaluation
 tokvid evaluate runs/demo/lm/lm sprites -o runs/evaluation-lm
 
-DATA is a folder of videos, or 'sprites' for held-out clips of the built-in world; those for a language model have the
-size that it was trained on. The folder written has evaluation.json, clips.jsonl with a line a clip, and report.html.
-The same command gives the same numbers, but for the seconds.
+DATA is a folder of videos, or 'sprites' for held-out clips of the built-in world. A language model is measured on clips
+of the size that it was trained on, and of a folder on the videos that a training on it holds out. The folder written
+has evaluation.json, clips.jsonl with a line a clip, and report.html. The same command gives the same numbers, but for
+the seconds.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from tokvid.atomic import write_text
 from tokvid.cli.clip_options import SPRITES, add_shape_options, shape
 from tokvid.cli.progress import counted
 from tokvid.errors import DataError
+from tokvid.hub import local_folder
 
 if TYPE_CHECKING:
-    from tokvid.data.clips import ClipArray
+    from tokvid.data.clips import ClipArray, Split
     from tokvid_tokenizers.full_evaluation import FullEvaluation
 
 _WORST = 12
@@ -49,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lm.add_argument("--completed", type=int, default=64, metavar="N", help="complete so many clips (default 64)")
     lm.add_argument("--batch-size", type=int, default=64, metavar="N", help="clips drawn at once (default 64)")
     lm.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    lm.add_argument(
+        "--all", action="store_true", help="all videos of DATA: it is a folder that no training has seen a part of"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -57,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if (output / "evaluation.json").exists() and not arguments.force:
         raise DataError(f"{output} holds an evaluation: give another folder, or -f to overwrite it")
-    if (Path(arguments.model) / "video_lm.json").is_file():
+    if not arguments.model.startswith("preset:") and (local_folder(arguments.model) / "video_lm.json").is_file():
         from tokvid.cli.evaluate_lm import run_lm
 
         return run_lm(arguments, output)
@@ -115,8 +120,9 @@ def _run_codec(arguments: argparse.Namespace, output: Path) -> int:
     return 0
 
 
-def load_clips(data: str, wanted: dict[str, Any], count: int) -> ClipArray:
-    """At most ``count`` clips of the ``wanted`` shape of ``data``, with what was skipped said on stderr."""
+def load_clips(data: str, wanted: dict[str, Any], count: int, *, split: Split | None = None) -> ClipArray:
+    """At most ``count`` clips of the ``wanted`` shape of ``data`` (of a ``split`` of a folder, or of all of it), with
+    what was skipped said on stderr."""
     from tokvid.data.clip_source import spread
     from tokvid.data.clips import FolderClips, FolderDataConfig, SpriteDataConfig, materialise, open_clips
 
@@ -126,7 +132,7 @@ def load_clips(data: str, wanted: dict[str, Any], count: int) -> ClipArray:
         sprites = SpriteDataConfig(**wanted, train_clips=1, held_out_clips=count)
         with counted("draw clips") as progress:
             return materialise(open_clips(sprites, "held_out"), progress=progress)
-    source = FolderClips(FolderDataConfig(path=data, **wanted), None)
+    source = FolderClips(FolderDataConfig(path=data, **wanted), split)
     if not len(source):
         raise DataError(
             f"{data}: no video is long enough for a clip of {wanted['num_frames']} frames at {wanted['fps']:g} fps;"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,8 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
 
     prepare(arguments.seed)
     lm = VideoLM.from_pretrained(arguments.model).to(default_device())
-    clips = load_clips(arguments.data, _shape(lm.settings, arguments), arguments.clips)
+    wanted = _shape(lm.settings, arguments)
+    clips = load_clips(arguments.data, wanted, arguments.clips, split=None if arguments.all else "held_out")
     with counted("measure") as bar:
         evaluation = evaluate_lm(
             lm,
@@ -131,7 +133,7 @@ def _flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
     for name, value in figures.items():
         if isinstance(value, dict):
             found += [(prefix + name, value["share"])] if "share" in value else _flat(value, f"{prefix}{name}.")
-        else:
+        elif value is not None:
             found.append((prefix + name, value))
     return found
 
@@ -145,7 +147,7 @@ def _page(
     report = Report("Video language model", f"{facts['model']} on {facts['data']}: {facts['clips']}")
     report.figures([Figure(name=name, value=f"{value:.4g}") for name, value in _flat(evaluation.figures)])
     for mode, drawn in evaluation.drawn.items():
-        report.section(f"Drawn: {mode}", "From captions of clips that were never shown in training.")
+        report.section(f"Drawn: {mode}", "One clip from each caption.")
         judged = verdicts.get(mode)
         report.cards(
             [
@@ -164,7 +166,8 @@ def _page(
             count = min(3, len(each.frames))
             strips = [part[n] for n in range(count) for part in (clips.frames, each.frames, each.guesses)]
             labels = [f"{what}: {clips.captions[n]}" for n in range(count) for what in ("clip", "model", "guess")]
-            gain = f"{each.psnr:.2f} dB in what was hidden, the guess {each.guess_psnr:.2f} dB"
+            found = [f"{value:.2f} dB" if math.isfinite(value) else "exact" for value in (each.psnr, each.guess_psnr)]
+            gain = f"in what was hidden {found[0]}, the guess {found[1]}"
             report.cards(
                 [Card(uri=still(contact_sheet(strips, labels)), caption=f"{each.task}, {each.mode}", detail=gain)],
                 width=700,

@@ -89,7 +89,7 @@ def _lm(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     if not is_main_process():
         return figures
     if isinstance(recipe.data, SpriteDataConfig):
-        figures |= generate(trained, recipe).figures
+        figures |= {} if not recipe.sampling else generate(trained, recipe).figures
     _keep(recipe.output, figures, recipe.seed)
     return {"model": str(trained.folder), **figures}
 

@@ -75,6 +75,7 @@ class VideoObjective:
         # Text and special ids first, then slot after slot.
         self._edges = [0, *starts, vocabulary.total_size]
         self._code_offset = vocabulary.code_offset
+        self._digits = max(1, len(vocabulary.factors))
         self._logits_of = model.forward
 
     def __call__(
@@ -95,12 +96,13 @@ class VideoObjective:
         All int64 ``[B,S]`` but ``position_ids`` (``[B,S]`` or ``[3,B,S]``) and ``ghost`` (bool): the columns of
         :class:`~tokvid_lm.document.Document`, packed. Also ``nats`` and ``count``, float64 ``[1 +
         modes*max_frames]``: the plain cross-entropies and their number, of text and then of codes by mode and latent
-        frame.
+        frame; each digit of a code is a part of one.
         """
         scored = (labels != IGNORED).flatten().nonzero().squeeze(1)
         targets = labels.flatten()[scored]
         frames, modes = frame.flatten()[scored], mode.flatten()[scored]
-        weights = self._weights(frames, modes) / (len(targets) if num_items is None else num_items)
+        number = torch.as_tensor(len(targets) if num_items is None else num_items, device=targets.device)
+        weights = self._weights(frames, modes) / number.clamp_min(1)
         spec = MaskSpec(document=document, order=order, block=block, ghost=ghost)
         inputs = {"input_ids": input_ids, "use_cache": False, **mask_for(self.model, spec, position_ids)}
         loss, nats = self._losses(inputs, scored, targets, weights, modes)
@@ -109,8 +111,14 @@ class VideoObjective:
         return {
             "loss": loss,
             "nats": torch.bincount(bins, nats.double(), minlength=size),
-            "count": torch.bincount(bins, minlength=size).double(),
+            "count": torch.bincount(bins, minlength=size).double() / self._divisor(size),
         }
+
+    def _divisor(self, size: int) -> Tensor:
+        """What the number of labels of each kind is divided by: a text id counts, and a digit as a part of a code."""
+        divisor = torch.full((size,), float(self._digits), dtype=torch.float64, device=self.model.device)
+        divisor[0] = 1.0
+        return divisor
 
     def _weights(self, frames: Tensor, modes: Tensor) -> Tensor:
         early = torch.where(frames < self.loss.early_frames, self.loss.early_weight, 1.0)

@@ -67,15 +67,16 @@ class _Refiner:
     def refine(self, places: slice, steps: int) -> None:
         """Draw what is wanted of ``places`` in at most ``steps`` steps, and feed nothing that stays."""
         wanted = self._canvas.wanted[:, places]
-        counts = wanted.sum(1)
-        # More steps than there are codes would have nothing to do.
-        steps = min(steps, int(counts.max()))
-        left = torch.tensor([self._sampling.schedule.counts(int(count), steps) for count in counts])
+        # More steps than a row has codes would have nothing to do, whatever the others of the batch need.
+        steps_of = [min(steps, count) for count in wanted.sum(1).tolist()]
+        left = torch.zeros(len(wanted), max(steps_of), dtype=torch.int64)
+        for row, (count, own) in enumerate(zip(wanted.sum(1).tolist(), steps_of, strict=True)):
+            left[row, :own] = torch.tensor(self._sampling.schedule.counts(count, own))
         masked = wanted.clone()
-        for step in range(steps):
+        for step in range(max(steps_of)):
             drawn, log_probability = self._draw(places, masked, step)
-            noise = self._sampling.choice_noise((step + 1) / steps)
-            surety = log_probability + noise * self._gumbel(places, step)
+            noise = [self._sampling.choice_noise(min(1.0, (step + 1) / max(1, own))) for own in steps_of]
+            surety = log_probability + torch.tensor(noise)[:, None] * self._gumbel(places, step)
             surety = surety.masked_fill(~masked, float("inf"))
             # By rank and not by a threshold: with ties a threshold keeps more or fewer than it should.
             rank = surety.argsort(dim=1, stable=True).argsort(dim=1)

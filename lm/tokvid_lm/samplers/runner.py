@@ -64,6 +64,8 @@ class Runner:
         capacity = longest + room
         # Padding is no key for anybody; all that is fed later is.
         self._is_key = (torch.arange(capacity) >= longest - self.lengths[:, None]).to(self._device)
+        # Of each place in the cache, as windows count it: a block stands where it begins (MaskSpec.order).
+        self._order = torch.arange(capacity, device=self._device)
         self._cache = ReservedCache(model.config, capacity, stored_as=stored_as) if use_cache else None
         self._seen = 0
 
@@ -100,6 +102,10 @@ class Runner:
     def _run(self, ids: Tensor, places: Tensor, *, block: bool, keep: bool) -> Tensor:
         start, count = self._seen, ids.shape[1]
         mask = self._is_key[:, None, : start + count]
+        own_order = self._order[start : start + count]
+        torch.arange(start, start + count, out=own_order)
+        if block:
+            own_order.fill_(start)
         if count > 1:
             inside = torch.ones(count, count, dtype=torch.bool, device=ids.device)
             inside = inside if block else inside.tril_()
@@ -138,8 +144,16 @@ class Runner:
     def _mask_argument(self, mask: Tensor) -> Any:
         """``mask`` ``[rows,n,keys]`` in the form that the model's attention takes, for each kind of its layers."""
         if isinstance(self._windows, dict):
-            return {kind: self._form(_windowed(mask, window)) for kind, window in self._windows.items()}
-        return self._form(_windowed(mask, self._windows))
+            return {kind: self._form(self._windowed(mask, window)) for kind, window in self._windows.items()}
+        return self._form(self._windowed(mask, self._windows))
+
+    def _windowed(self, mask: Tensor, window: int | None) -> Tensor:
+        """``mask`` ``[rows,n,keys]`` without the keys whose order is ``window`` or more behind that of a query."""
+        if window is None:
+            return mask
+        queries, keys = mask.shape[1:]
+        order = self._order[:keys]
+        return mask & (order[keys - queries :, None] - order[None, :] < window)
 
     def _form(self, mask: Tensor) -> Tensor:
         wide = mask.unsqueeze(1)
@@ -147,15 +161,6 @@ class Runner:
             return wide
         nothing = torch.finfo(self._dtype).min
         return torch.zeros_like(wide, dtype=self._dtype).masked_fill_(~wide, nothing)
-
-
-def _windowed(mask: Tensor, window: int | None) -> Tensor:
-    """``mask`` ``[rows,n,keys]`` without the keys that lie ``window`` places or more behind a query."""
-    if window is None:
-        return mask
-    queries, keys = mask.shape[1:]
-    distance = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)[None, :]
-    return mask & (distance < window).to(mask.device)
 
 
 def _left_padded(prompts: Sequence[Document], positions: PositionScheme) -> tuple[Tensor, Tensor]:
