@@ -71,8 +71,10 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
     if arguments.json:
         print(json.dumps(evaluation.figures, indent=2))
     else:
-        for name, value in _flat(evaluation.figures):
-            print(f"{name:<44}{value:.5g}")
+        figures = _flat(evaluation.figures)
+        width = max(len(name) for name, _ in figures) + 2
+        for name, value in figures:
+            print(f"{name:<{width}}{value:.5g}")
         print(output / "report.html")
     for name, reason in evaluation.left_out.items():
         print(f"no {name}: {reason}", file=sys.stderr)
