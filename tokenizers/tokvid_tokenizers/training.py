@@ -203,6 +203,7 @@ class CodecTrainer:
         values |= self.watch_codebook(output.quantizer.codes, log)
         values |= self.name_skipped(log)
         if self.step % self.config.validate_every == 0 and self.step < self.config.steps:
+            check_weights(self.step, self.codec.state_dict())  # a codec refuses to decode with others
             values |= self.validate(log)
         log.step(self.step, losses, values, amount=self.processes * frames.shape[0] * frames.shape[2])
         # The last one too: a finished run that is resumed has nothing left to train, and gives the same codec.
