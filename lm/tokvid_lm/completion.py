@@ -6,7 +6,6 @@ Nothing here trains, and nothing knows what is on the pictures.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +40,6 @@ class Completion:
     hidden: Hidden
     psnr: float
     guess_psnr: float
-    seconds: float
 
 
 def complete_clips(
@@ -63,7 +61,6 @@ def complete_clips(
     """
     if task not in COMPLETIONS:
         raise ShapeError(f"a completion is one of {', '.join(COMPLETIONS)}, got {task!r}")
-    start = time.perf_counter()
     known_of, guess = COMPLETIONS[task]
     known = known_of(lm.codec.grid_for(*clips.shape[1:4]))
     hidden = hidden_pixels(known, clips.shape[1], strides=(lm.codec.temporal_stride, lm.codec.spatial_stride))
@@ -94,7 +91,6 @@ def complete_clips(
         hidden=hidden,
         psnr=_psnr(clips, frames, hidden),
         guess_psnr=_psnr(clips, guesses, hidden),
-        seconds=time.perf_counter() - start,
     )
 
 

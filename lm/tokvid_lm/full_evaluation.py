@@ -27,7 +27,7 @@ from tokvid_lm.video_lm import VideoLM
 from tokvid_lm.vocabulary import MODES
 
 Pictures = npt.NDArray[np.uint8]
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[int, int], None]
 # Captions that are drawn from twice, for the diversity of what is drawn.
 _TWICE = 16
 _ALONE = 3
@@ -64,17 +64,17 @@ def evaluate_lm(
     Clips are drawn from their captions in each of ``modes`` (all that it knows); the first ``completed`` clips are
     completed. Bits are of a code, given its caption; ``unigram`` is what guessing by how common each code is in these
     clips costs. ``diversity`` is how far two clips drawn from one caption are apart, in levels of 255 a pixel;
-    ``seconds_alone`` of one clip at batch 1. ``progress(what, done, total)``. Raises :class:`ModelError` for clips
-    without captions, or of another size.
+    ``seconds_alone`` of one clip at batch 1. ``progress(done, total)`` follows each stage. Raises
+    :class:`ModelError` for clips without captions, or of another size.
     """
     _check(lm, clips)
     known = tuple(sampling.mode for sampling in lm.settings.sampling)
     modes = modes or known
     for mode in modes:
         lm.sampling_for(mode)  # says what it knows
-    report = progress or (lambda what, done, total: None)
+    report = progress or (lambda done, total: None)
     left_out: dict[str, str] = {}
-    coded = code_clips(lm.codec, clips, progress=lambda done, total: report("encode", done, total))
+    coded = code_clips(lm.codec, clips, progress=report)
     figures: dict[str, Any] = {"clips": len(clips), "bits": _bits(lm, coded, modes, batch_size, report)}
     drawn: dict[str, DrawnClips] = {}
     figures["drawn"] = {}
@@ -86,9 +86,9 @@ def evaluate_lm(
             seed=seed,
             batch_size=batch_size,
             **_size(clips),
-            progress=lambda done, total, mode=mode: report(f"draw, {mode}", done, total),  # type: ignore[misc]
+            progress=report,
         )
-        figures["drawn"][mode] = _drawn_figures(lm, clips, drawn[mode], mode, seed, left_out)
+        figures["drawn"][mode] = _drawn_figures(lm, clips, drawn[mode], mode, seed, batch_size, left_out)
     figures["diversity_of_clips"] = _apart(clips.frames[:_TWICE], np.roll(clips.frames[:_TWICE], 1, axis=0))
     completions = _complete(lm, clips, modes, min(completed, len(clips)), seed, batch_size, report, left_out)
     figures["completed"] = {
@@ -158,12 +158,12 @@ def _bits(
         mixture = (MixtureConfig(objective=name),)
         for part, nats in validation_losses(lm, coded, mixture, batch_size=batch_size).items():
             bits[part] = nats / float(np.log(2))
-        report("losses", number + 1, len(objectives))
+        report(number + 1, len(objectives))
     return bits
 
 
 def _drawn_figures(
-    lm: VideoLM, clips: ClipArray, drawn: DrawnClips, mode: str, seed: int, left_out: dict[str, str]
+    lm: VideoLM, clips: ClipArray, drawn: DrawnClips, mode: str, seed: int, batch_size: int, left_out: dict[str, str]
 ) -> dict[str, Any]:
     figures: dict[str, Any] = {"seconds": drawn.seconds / len(clips)}
     start = time.perf_counter()
@@ -171,7 +171,7 @@ def _drawn_figures(
         caption = clips.captions[number % len(clips)]
         lm.generate([TextSegment(caption)], mode=mode, seed=seed, batch_size=1, **_size(clips))
     figures["seconds_alone"] = (time.perf_counter() - start) / _ALONE
-    again = draw_clips(lm, clips.captions[:_TWICE], mode=mode, seed=seed + 1, **_size(clips))
+    again = draw_clips(lm, clips.captions[:_TWICE], mode=mode, seed=seed + 1, batch_size=batch_size, **_size(clips))
     figures["diversity"] = _apart(drawn.frames[:_TWICE], again.frames)
     if clips.frames.shape[1] < MIN_FRAMES or len(clips) < 2:
         left_out["efflite_frechet"] = f"it needs two clips or more of {MIN_FRAMES} frames or more"
@@ -217,7 +217,7 @@ def _complete(
                     fps=clips.fps,
                     seed=seed,
                     batch_size=batch_size,
-                    progress=lambda done, total, name=f"{task}, {mode}": report(name, done, total),  # type: ignore[misc]
+                    progress=report,
                 )
             )
     return found

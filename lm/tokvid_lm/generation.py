@@ -1,4 +1,4 @@
-"""From prompts to the codes of videos, in any mode: what is fed, what is wanted, and in which batches.
+"""From prompts to the codes of videos, in any mode, and to text: what is fed, what is wanted, in which batches.
 
 It knows segments and samplers, no folder and no user's defaults; :class:`~tokvid_lm.video_lm.VideoLM` has those.
 """
@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokvid.errors import ModelError, ShapeError
 from tokvid.grid import Grid
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.documents import needs_prefix
+from tokvid_lm.grammar import Grammar
 from tokvid_lm.samplers.canvas import Canvas
 from tokvid_lm.samplers.masked import sample_at_once, sample_by_frame
-from tokvid_lm.samplers.next_token import sample_codes
+from tokvid_lm.samplers.next_token import sample_codes, sample_text
 from tokvid_lm.samplers.runner import Runner, check_context, sampling_from
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.segments import Segment, TextSegment, VideoSegment
@@ -96,6 +98,34 @@ def draw_codes(
         if progress is not None:
             progress(start + len(chunk), len(rows))
     return torch.cat(parts)
+
+
+def draw_text(
+    lm: VideoLM,
+    batch: Sequence[Sequence[Segment]],
+    sampling: Sampling,
+    *,
+    copies: int,
+    max_new_tokens: int,
+    batch_size: int,
+    autocast: torch.dtype | None,
+) -> list[TextSegment]:
+    """The text that follows each prompt, at most ``max_new_tokens`` ids, the copies one after the other."""
+    if sampling.guided:
+        raise ModelError("guidance_scale is for video; leave it at 1.0 to generate text")
+    ends = _end_ids(lm.model, lm.tokenizer)
+    allowed = Grammar.text(lm.vocabulary, ends).masks[0, : max(lm.vocabulary.text_size, *ends, 0) + 1]
+    prompts = [document for segments in batch for document in [lm.document(segments)] * copies]
+    check_context(lm.model, max(map(len, prompts)) + max_new_tokens - 1)
+    answers: list[TextSegment] = []
+    for start in range(0, len(prompts), batch_size):
+        chunk = prompts[start : start + batch_size]
+        samples = torch.arange(start, start + len(chunk))
+        with sampling_from(lm.model, autocast):
+            runner = Runner(lm.model, lm.head, chunk, max_new_tokens, positions=lm.positions, stored_as=autocast)
+            drawn = list(sample_text(runner, allowed, ends, sampling, samples, max_new_tokens=max_new_tokens))
+        answers.extend(TextSegment(lm.processor.decode_text(row)) for row in torch.stack(drawn, dim=1).tolist())
+    return answers
 
 
 def stream_ids(
@@ -178,3 +208,12 @@ def _prompt(lm: VideoLM, request: Request, header: VideoHeader, canvas: Canvas) 
         writer.known(canvas.code_ids[0].numpy(), known.numpy(), header.grid)
     writer.header(header)
     return writer.finish()
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that end a text: the text tokenizer's eos and those of the model's generation settings."""
+    settings = getattr(model.generation_config, "eos_token_id", None)
+    ids = [] if settings is None else list(settings) if isinstance(settings, list | tuple) else [settings]
+    if tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    return sorted({int(token) for token in ids})

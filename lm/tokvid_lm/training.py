@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Qwen3Config,
-    Qwen3ForCausalLM,
     TrainingArguments,
 )
 from transformers.utils import logging as transformers_logging
@@ -44,6 +39,7 @@ from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
 from tokvid_lm import block_attention
 from tokvid_lm.batch_plan import BatchPlan, Stage
+from tokvid_lm.building import build_lm
 from tokvid_lm.code_clips import Progress, code_clips
 from tokvid_lm.code_source import CodeSource, ShardClips
 from tokvid_lm.collate import Collator
@@ -52,7 +48,6 @@ from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_losses
 from tokvid_lm.fused_norm import fused_norms
 from tokvid_lm.lora import LoRAConfig, insert_adapters, merge_adapters
 from tokvid_lm.objectives.video_objective import VideoObjective
-from tokvid_lm.text_tokenizer import train_text_tokenizer
 from tokvid_lm.trainer import FACTS_FILE, LMTrainer
 from tokvid_lm.training_config import (
     LMRecipe,
@@ -61,7 +56,8 @@ from tokvid_lm.training_config import (
     ScratchModelConfig,
     ShardDataConfig,
 )
-from tokvid_lm.video_lm import VideoLM, VideoSettings
+from tokvid_lm.video_lm import VideoLM
+from tokvid_lm.video_settings import VideoSettings
 from tokvid_tokenizers import VideoCodec, load_codec
 
 LM_FOLDER = "lm"
@@ -178,31 +174,6 @@ def check_curriculum(config: LMTrainingConfig, latent_frames: int) -> None:
             )
 
 
-def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: Sequence[str]) -> VideoLM:
-    """The model of a recipe before its first step, in float32; the same for the same seed and captions."""
-    model = recipe.model
-    if not isinstance(model, ScratchModelConfig):
-        lm = VideoLM.extend(model.name, codec=codec, **_writing(recipe))
-        lm.model.float()
-        return lm
-    tokenizer = train_text_tokenizer(captions, model.text_vocab_size)
-    torch.manual_seed(recipe.seed)
-    scratch = _scratch_model(model, tokenizer)
-    return VideoLM.extend(scratch, codec=codec, tokenizer=tokenizer, **_writing(recipe))
-
-
-def _writing(recipe: LMRecipe) -> dict[str, Any]:
-    """How the documents of a recipe are written, and the seed of the new rows."""
-    return {
-        "template": recipe.template,
-        "layout": recipe.layout,
-        "positions": recipe.positions,
-        "factors": recipe.factors,
-        "num_actions": recipe.num_actions,
-        "seed": recipe.seed,
-    }
-
-
 def _documents(recipe: LMRecipe, lm: VideoLM, clips: CodeSource) -> Documents:
     config = recipe.training
     return Documents(
@@ -213,34 +184,6 @@ def _documents(recipe: LMRecipe, lm: VideoLM, clips: CodeSource) -> Documents:
         score_text=config.score_text,
         seed=recipe.seed,
     )
-
-
-def _scratch_model(model: ScratchModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A model whose layers add nothing at first: what leads back into the residual stream starts at zero."""
-    shape = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": model.hidden_size,
-        "intermediate_size": model.intermediate_size,
-        "num_hidden_layers": model.num_layers,
-        "num_attention_heads": model.num_heads,
-        "num_key_value_heads": model.num_kv_heads,
-        "head_dim": model.hidden_size // model.num_heads,
-        "max_position_embeddings": model.max_positions,
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
-        "tie_word_embeddings": model.tie_embeddings,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    built = (
-        Qwen3ForCausalLM(Qwen3Config(**shape))
-        if model.architecture == "qwen3"
-        else LlamaForCausalLM(LlamaConfig(**shape))
-    )
-    for layer in built.model.layers:
-        nn.init.zeros_(layer.self_attn.o_proj.weight)
-        nn.init.zeros_(layer.mlp.down_proj.weight)
-    return built
 
 
 def _train(

@@ -7,9 +7,8 @@ The folder it is saved in is first of all a plain Hugging Face model. How ids ar
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,57 +22,27 @@ from tokvid.config import from_mapping, to_mapping
 from tokvid.errors import CheckpointError, ConfigError, ModelError, did_you_mean
 from tokvid.grid import Grid
 from tokvid.hub import local_folder
-from tokvid.saved_json import read_mapping
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.extend import extend
-from tokvid_lm.generation import Request, draw_codes, split_request
-from tokvid_lm.grammar import Grammar
+from tokvid_lm.generation import Request, draw_codes, draw_text, split_request
 from tokvid_lm.head import plain_head
 from tokvid_lm.layout import build_layout
 from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer, mark_model_type
 from tokvid_lm.positions import PositionKind, PositionScheme
 from tokvid_lm.processor import VideoProcessor, codec_device
 from tokvid_lm.rollout import Rollout, stream_frames
-from tokvid_lm.samplers.next_token import sample_text
-from tokvid_lm.samplers.runner import Runner, check_context, sampling_from
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.segments import Segment, TextSegment, VideoSegment
 from tokvid_lm.templates import build_template
+from tokvid_lm.video_lm_folder import FORMAT_VERSION, VIDEO_FILE, check_nothing_is_lost, read_facts
+from tokvid_lm.video_settings import VideoSettings
 from tokvid_lm.vocabulary import MODES, VideoVocabulary
 from tokvid_tokenizers import VideoCodec, load_codec
 
-VIDEO_FILE = "video_lm.json"
-# What an earlier, larger or smaller model may have been cut into.
-_WEIGHTS = re.compile(r"model.*\.safetensors(\.index\.json)?")
 CODEC_FOLDER = "codec"
-FORMAT_VERSION = 2
 OUTPUTS = ("text", "video")
 
 Prompts = Sequence[Segment] | Sequence[Sequence[Segment]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoSettings:
-    """What a model was trained for and is best used with.
-
-    ``sampling``: the modes it was trained in and how clips are drawn in each, the default first (their seeds do not
-    count). ``num_frames``, ``height`` and ``width`` in pixels and ``fps`` of its clips, where they were all alike, and
-    ``latent_frames`` of the longest. ``knows_null_prompt``: whether captions were dropped, which guidance needs.
-    """
-
-    sampling: tuple[Sampling, ...] = (Sampling(),)
-    num_frames: int | None = None
-    height: int | None = None
-    width: int | None = None
-    fps: float | None = None
-    latent_frames: int | None = None
-    knows_null_prompt: bool = True
-    captions: bool = False
-
-    def __post_init__(self) -> None:
-        modes = [sampling.mode for sampling in self.sampling]
-        if len(set(modes)) != len(modes):
-            raise ModelError(f"a model draws in each mode it knows once, got {modes}")
 
 
 class VideoLM:
@@ -164,7 +133,7 @@ class VideoLM:
         ``name`` is a folder, or ``org/name`` of a model on the Hugging Face Hub, which alone has a ``revision``.
         """
         folder = local_folder(name, revision=revision)
-        facts = _read_facts(folder)
+        facts = read_facts(folder)
         try:
             vocabulary = VideoVocabulary.from_mapping(facts["vocabulary"])
             settings = from_mapping(VideoSettings, facts["settings"], where="settings")
@@ -212,7 +181,7 @@ class VideoLM:
             self.tokenizer.save_pretrained(beside)
             self.codec.save_pretrained(beside / CODEC_FOLDER)
             (beside / VIDEO_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-            _check_nothing_is_lost(folder, beside)
+            check_nothing_is_lost(folder, beside)
 
     def to(self, device: str | torch.device) -> VideoLM:
         """Move model and codec, and return self."""
@@ -276,7 +245,15 @@ class VideoLM:
         )
         batch = _as_batch(prompts)
         if output == "text":
-            return self._generate_text(batch, sampling, num_return_sequences, max_new_tokens, batch_size, autocast)
+            return draw_text(
+                self,
+                batch,
+                sampling,
+                copies=num_return_sequences,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                autocast=autocast,
+            )
         requests = [split_request(segments, self) for segments in batch]
         if actions is not None:
             requests = [replace(each, given=replace(each.given, actions=actions)) for each in requests]
@@ -390,33 +367,6 @@ class VideoLM:
             )
         return self.codec.grid_for(num_frames, height, width), num_frames
 
-    def _generate_text(
-        self,
-        batch: list[list[Segment]],
-        sampling: Sampling,
-        copies: int,
-        max_new_tokens: int,
-        batch_size: int,
-        autocast: torch.dtype | None,
-    ) -> list[TextSegment]:
-        if sampling.guided:
-            raise ModelError("guidance_scale is for video; leave it at 1.0 to generate text")
-        ends = end_ids(self.model, self.tokenizer)
-        allowed = Grammar.text(self.vocabulary, ends).masks[0, : max(self.vocabulary.text_size, *ends, 0) + 1]
-        prompts = [document for segments in batch for document in [self.document(segments)] * copies]
-        check_context(self.model, max(map(len, prompts)) + max_new_tokens - 1)
-        answers: list[TextSegment] = []
-        for start in range(0, len(prompts), batch_size):
-            chunk = prompts[start : start + batch_size]
-            samples = torch.arange(start, start + len(chunk))
-            with sampling_from(self.model, autocast):
-                runner = Runner(
-                    self.model, self.head, chunk, max_new_tokens, positions=self.positions, stored_as=autocast
-                )
-                drawn = list(sample_text(runner, allowed, ends, sampling, samples, max_new_tokens=max_new_tokens))
-            answers.extend(TextSegment(self.processor.decode_text(row)) for row in torch.stack(drawn, dim=1).tolist())
-        return answers
-
     def _decode(self, codes: Tensor, num_frames: int, batch_size: int) -> list[Tensor]:
         frames: list[Tensor] = []
         device = codec_device(self.codec)
@@ -424,15 +374,6 @@ class VideoLM:
             for part in codes.split(batch_size):
                 frames.extend(self.codec.decode(part.to(device), num_frames=num_frames).cpu().split(1))
         return frames
-
-
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that end a text: the text tokenizer's eos and those of the model's generation settings."""
-    settings = getattr(model.generation_config, "eos_token_id", None)
-    ids = [] if settings is None else list(settings) if isinstance(settings, list | tuple) else [settings]
-    if tokenizer.eos_token_id is not None:
-        ids.append(tokenizer.eos_token_id)
-    return sorted({int(token) for token in ids})
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: VideoVocabulary) -> None:
@@ -458,30 +399,3 @@ def _as_batch(prompts: Prompts) -> list[list[Segment]]:
             raise ModelError(f"prompts mixes lists and {type(prompt).__name__}; write one list of segments per prompt")
         batch.append(list(prompt))
     return batch
-
-
-def _check_nothing_is_lost(folder: Path, beside: Path) -> None:
-    """Raise :class:`CheckpointError` where ``folder`` holds more than ``beside``, which is about to replace it."""
-    there, new = ({path.name for path in place.iterdir()} if place.is_dir() else set() for place in (folder, beside))
-    lost = sorted(name for name in there - new if not _WEIGHTS.fullmatch(name))
-    if lost:
-        raise CheckpointError(f"{folder} holds more than a VideoLM ({lost[0]}); choose another folder or move it away")
-
-
-def _read_facts(folder: Path) -> dict[str, Any]:
-    path = folder / VIDEO_FILE
-    if not path.is_file():
-        inner = next((found for found in sorted(folder.glob(f"*/{VIDEO_FILE}"))), None)
-        mend = f"did you mean {inner.parent}?" if inner else "make one with VideoLM.extend"
-        raise CheckpointError(f"{path} is missing: this folder holds no VideoLM; {mend}")
-    facts = read_mapping(path, "VideoLM")
-    version = facts.get("format_version")
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format_version {version!r}, this tokvid reads {FORMAT_VERSION}: update it")
-    missing = sorted({"template", "layout", "positions", "codec_id", "vocabulary", "settings"} - set(facts))
-    if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}; save the model again")
-    for name in ("template", "layout", "positions"):
-        if not isinstance(facts[name], str):
-            raise CheckpointError(f"{path} names no {name} but {facts[name]!r}; save the model again")
-    return facts

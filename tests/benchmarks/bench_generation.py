@@ -31,11 +31,11 @@ from tokvid.config import from_mapping
 from tokvid.grid import Grid
 from tokvid.recipe import load_recipe
 from tokvid_lm import TextSegment, VideoLM
+from tokvid_lm.building import build_lm
 from tokvid_lm.generation import draw_codes, split_request
 from tokvid_lm.grammar import Grammar, GrammarLogitsProcessor
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.templates import VideoHeader
-from tokvid_lm.training import build_lm
 from tokvid_lm.training_config import LMRecipe
 from tokvid_lm.vocabulary import MODES
 from tokvid_tokenizers.codec import VideoCodec

@@ -25,12 +25,12 @@ from tokvid.grid import Grid
 from tokvid.recipe import load_recipe
 from tokvid_lm import VideoLM, block_attention
 from tokvid_lm.batch_plan import BatchPlan, Stage
+from tokvid_lm.building import build_lm
 from tokvid_lm.collate import collate
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.fused_norm import fused_norms
 from tokvid_lm.objectives.video_objective import VideoObjective
 from tokvid_lm.templates import VideoHeader
-from tokvid_lm.training import build_lm
 from tokvid_lm.training_config import LMRecipe
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.codec_config import codec_config

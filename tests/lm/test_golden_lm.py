@@ -23,7 +23,7 @@ from tokvid_lm.document import DocumentWriter
 from tokvid_lm.objectives.video_objective import VideoObjective
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.templates import VideoHeader
-from tokvid_lm.video_lm import VideoSettings
+from tokvid_lm.video_settings import VideoSettings
 from tokvid_lm.vocabulary import MODES
 from tokvid_tokenizers import load_codec
 

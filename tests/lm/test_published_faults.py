@@ -21,7 +21,7 @@ from tokvid_lm.samplers.masked import _Refiner
 from tokvid_lm.samplers.runner import Runner
 from tokvid_lm.samplers.sampling import Sampling, draw
 from tokvid_lm.tasks import first_frames
-from tokvid_lm.video_lm import VideoSettings
+from tokvid_lm.video_settings import VideoSettings
 from tokvid_lm.vocabulary import MODES
 from tokvid_tokenizers import load_codec
 

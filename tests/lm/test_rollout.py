@@ -17,7 +17,7 @@ from tokvid_lm import rollout as rollout_module
 from tokvid_lm.rollout import Rollout
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.tasks import first_frames
-from tokvid_lm.video_lm import VideoSettings
+from tokvid_lm.video_settings import VideoSettings
 from tokvid_lm.vocabulary import MODES
 from tokvid_tokenizers import load_codec
 

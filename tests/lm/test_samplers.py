@@ -26,7 +26,7 @@ from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.segments import Segment
 from tokvid_lm.tasks import first_frames, inside_box
 from tokvid_lm.templates import VideoHeader
-from tokvid_lm.video_lm import VideoSettings
+from tokvid_lm.video_settings import VideoSettings
 from tokvid_lm.vocabulary import MODES, Mode
 from tokvid_tokenizers import load_codec
 

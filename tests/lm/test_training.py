@@ -29,7 +29,7 @@ from tokvid_lm import training as training_module
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.training import TrainedLM, train_lm
 from tokvid_lm.training_config import LMRecipe, ScratchModelConfig, ShardDataConfig
-from tokvid_lm.video_lm import VideoSettings
+from tokvid_lm.video_settings import VideoSettings
 from tokvid_tokenizers import VideoCodec, load_codec
 
 

@@ -18,7 +18,7 @@ from tests.lm.tiny import build_model, build_tokenizer
 from tokvid.errors import CheckpointError, ModelError
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
 from tokvid_lm.samplers.sampling import Sampling
-from tokvid_lm.video_lm import VideoSettings
+from tokvid_lm.video_settings import VideoSettings
 from tokvid_lm.vocabulary import MODES
 from tokvid_tokenizers import VideoCodec, load_codec
 

@@ -16,9 +16,9 @@ from tokvid.config import from_mapping
 from tokvid.data.sprites import SpriteWorld, SpriteWorldConfig
 from tokvid.data.sprites.export import write_folder
 from tokvid.errors import DataError
+from tokvid_lm.building import build_lm
 from tokvid_lm.code_clips import code_clips
 from tokvid_lm.documents import Documents
-from tokvid_lm.training import build_lm
 from tokvid_lm.training_config import LMRecipe
 from tokvid_tokenizers import VideoCodec
 from tokvid_tokenizers.training_config import CodecRecipe

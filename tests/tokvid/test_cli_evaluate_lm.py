@@ -18,7 +18,7 @@ from tokvid.data.sprites.verdicts import judge_captions
 from tokvid.video import Video, write_video
 from tokvid_lm import VideoLM
 from tokvid_lm.samplers.sampling import Sampling
-from tokvid_lm.video_lm import VideoSettings
+from tokvid_lm.video_settings import VideoSettings
 from tokvid_lm.vocabulary import MODES
 from tokvid_tokenizers import load_codec
 

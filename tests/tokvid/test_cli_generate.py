@@ -16,7 +16,7 @@ from tokvid.config import to_mapping
 from tokvid.video import probe_video
 from tokvid_lm import VideoLM
 from tokvid_lm.samplers.sampling import Sampling
-from tokvid_lm.video_lm import VideoSettings
+from tokvid_lm.video_settings import VideoSettings
 from tokvid_tokenizers import load_codec
 
 

@@ -15,7 +15,7 @@ from tests.tokenizers.lively import smallest_codec
 from tokvid.cli import main as command
 from tokvid.config import from_mapping
 from tokvid_lm import VideoLM
-from tokvid_lm.video_lm import VideoSettings
+from tokvid_lm.video_settings import VideoSettings
 from tokvid_tokenizers import load_codec
 
 ROOT = Path(__file__).resolve().parents[2]

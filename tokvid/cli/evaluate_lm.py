@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokvid.data.clips import ClipArray
     from tokvid.report.page import Report
     from tokvid_lm.full_evaluation import LMEvaluation
-    from tokvid_lm.video_lm import VideoSettings
+    from tokvid_lm.video_settings import VideoSettings
 
 _SHOWN = 12
 
@@ -44,7 +44,7 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
     lm = VideoLM.from_pretrained(arguments.model).to(default_device())
     wanted = _shape(lm.settings, arguments)
     clips = load_clips(arguments.data, wanted, arguments.clips, split=None if arguments.all else "held_out")
-    with counted("measure") as bar:
+    with counted("measure") as progress:
         evaluation = evaluate_lm(
             lm,
             clips,
@@ -52,7 +52,7 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
             completed=arguments.completed,
             seed=arguments.seed,
             batch_size=arguments.batch_size,
-            progress=lambda what, done, total: bar(done, total),
+            progress=progress,
         )
     verdicts = _judge(clips, evaluation) if arguments.data == SPRITES else {}
     facts = {

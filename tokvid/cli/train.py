@@ -88,8 +88,8 @@ def _lm(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     figures: dict[str, Any] = trained.losses.figures()
     if not is_main_process():
         return figures
-    if isinstance(recipe.data, SpriteDataConfig):
-        figures |= {} if not recipe.sampling else generate(trained, recipe).figures
+    if isinstance(recipe.data, SpriteDataConfig) and recipe.sampling:
+        figures |= generate(trained, recipe).figures
     _keep(recipe.output, figures, recipe.seed)
     return {"model": str(trained.folder), **figures}
 

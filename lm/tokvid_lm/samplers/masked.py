@@ -68,9 +68,10 @@ class _Refiner:
         """Draw what is wanted of ``places`` in at most ``steps`` steps, and feed nothing that stays."""
         wanted = self._canvas.wanted[:, places]
         # More steps than a row has codes would have nothing to do, whatever the others of the batch need.
-        steps_of = [min(steps, count) for count in wanted.sum(1).tolist()]
-        left = torch.zeros(len(wanted), max(steps_of), dtype=torch.int64)
-        for row, (count, own) in enumerate(zip(wanted.sum(1).tolist(), steps_of, strict=True)):
+        counts = wanted.sum(1).tolist()
+        steps_of = [min(steps, count) for count in counts]
+        left = torch.zeros(len(counts), max(steps_of), dtype=torch.int64)
+        for row, (count, own) in enumerate(zip(counts, steps_of, strict=True)):
             left[row, :own] = torch.tensor(self._sampling.schedule.counts(count, own))
         masked = wanted.clone()
         for step in range(max(steps_of)):

@@ -1,0 +1,75 @@
+"""The model that a recipe describes, before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from tokvid_lm.text_tokenizer import train_text_tokenizer
+from tokvid_lm.training_config import LMRecipe, ScratchModelConfig
+from tokvid_lm.video_lm import VideoLM
+from tokvid_tokenizers import VideoCodec
+
+
+def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: Sequence[str]) -> VideoLM:
+    """The model of a recipe before its first step, in float32; the same for the same seed and captions."""
+    model = recipe.model
+    if not isinstance(model, ScratchModelConfig):
+        lm = VideoLM.extend(model.name, codec=codec, **_writing(recipe))
+        lm.model.float()
+        return lm
+    tokenizer = train_text_tokenizer(captions, model.text_vocab_size)
+    torch.manual_seed(recipe.seed)
+    scratch = _scratch_model(model, tokenizer)
+    return VideoLM.extend(scratch, codec=codec, tokenizer=tokenizer, **_writing(recipe))
+
+
+def _writing(recipe: LMRecipe) -> dict[str, Any]:
+    """How the documents of a recipe are written, and the seed of the new rows."""
+    return {
+        "template": recipe.template,
+        "layout": recipe.layout,
+        "positions": recipe.positions,
+        "factors": recipe.factors,
+        "num_actions": recipe.num_actions,
+        "seed": recipe.seed,
+    }
+
+
+def _scratch_model(model: ScratchModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A model whose layers add nothing at first: what leads back into the residual stream starts at zero."""
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.intermediate_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "num_key_value_heads": model.num_kv_heads,
+        "head_dim": model.hidden_size // model.num_heads,
+        "max_position_embeddings": model.max_positions,
+        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
+        "tie_word_embeddings": model.tie_embeddings,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    built = (
+        Qwen3ForCausalLM(Qwen3Config(**shape))
+        if model.architecture == "qwen3"
+        else LlamaForCausalLM(LlamaConfig(**shape))
+    )
+    for layer in built.model.layers:
+        nn.init.zeros_(layer.self_attn.o_proj.weight)
+        nn.init.zeros_(layer.mlp.down_proj.weight)
+    return built

@@ -1,0 +1,32 @@
+"""What a video language model was trained for and is best used with, as it is saved beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokvid.errors import ModelError
+from tokvid_lm.samplers.sampling import Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSettings:
+    """What a model was trained for and is best used with.
+
+    ``sampling``: the modes it was trained in and how clips are drawn in each, the default first (their seeds do not
+    count). ``num_frames``, ``height`` and ``width`` in pixels and ``fps`` of its clips, where they were all alike, and
+    ``latent_frames`` of the longest. ``knows_null_prompt``: whether captions were dropped, which guidance needs.
+    """
+
+    sampling: tuple[Sampling, ...] = (Sampling(),)
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    fps: float | None = None
+    latent_frames: int | None = None
+    knows_null_prompt: bool = True
+    captions: bool = False
+
+    def __post_init__(self) -> None:
+        modes = [sampling.mode for sampling in self.sampling]
+        if len(set(modes)) != len(modes):
+            raise ModelError(f"a model draws in each mode it knows once, got {modes}")
