@@ -23,8 +23,12 @@ Precision = Literal["auto", "bf16", "fp32"]
 BF16_GAIN = 1.5
 
 
-def prepare(seed: int, threads: int | None = None, deterministic: bool = True) -> None:
+def prepare(seed: int, threads: int | None = None, deterministic: bool | None = None) -> None:
     """Seed python, numpy and torch, fix the number of threads, and choose deterministic algorithms.
+
+    ``deterministic=None`` chooses them where :func:`default_device` is the processor. On CUDA they take attention's
+    fused kernels away (a masked pass then holds all scores) and some operations have none, so there a run that is
+    repeated or resumed agrees only to rounding, unless they are asked for.
 
     ``threads=None`` takes what ``OMP_NUM_THREADS`` says, or every core this process may use. The order of floating
     point sums depends on the number of threads: a run that must give the same numbers again needs the same number.
@@ -40,13 +44,16 @@ def prepare(seed: int, threads: int | None = None, deterministic: bool = True) -
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.set_num_threads(threads or _wanted_threads() or usable_cores())
+    if deterministic is None:
+        deterministic = default_device().type == "cpu"
     if deterministic:
         # cuBLAS reads this when it starts; without it deterministic algorithms raise on the first matrix product.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     # Filling every torch.empty with NaN finds bugs, and costs a pass over memory for each buffer.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = not deterministic
+    # Off: its trials are paid for every new shape, and clips come in many.
+    torch.backends.cudnn.benchmark = False
 
 
 def _wanted_threads() -> int | None:

@@ -326,15 +326,15 @@ def _arguments(recipe: LMRecipe, *, bf16: bool) -> TrainingArguments:
         disable_tqdm=True,
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        dataloader_num_workers=0,
+        dataloader_pin_memory=default_device().type == "cuda",
+        dataloader_num_workers=config.loading_workers,
     )
 
 
 def _facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict[str, Any]:
     """What a checkpoint must agree with: the data, and the recipe but for where and how often it writes."""
     facts = to_mapping(recipe)
-    quiet = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints")
+    quiet = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "loading_workers")
     facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
     kept = {name: value for name, value in facts.items() if name not in ("output", "codec", "evaluation")}
     digests = {"codec_id": codec.codec_id, "documents": documents.digest()}

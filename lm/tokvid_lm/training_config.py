@@ -93,7 +93,8 @@ class LMTrainingConfig:
     of ``steps`` sees whole clips. ``mixture`` says what is learned from the clips, in which shares, and ``loss`` what
     its parts count; with ``score_text`` the captions before videos are asked for too. ``prompt_drop`` is the share of
     documents that lose their caption, which guidance needs. ``precision: auto`` takes bf16 where the machine is
-    clearly faster in it. ``deepspeed`` is the path of a DeepSpeed JSON (ZeRO 0 to 2).
+    clearly faster in it. ``loading_workers`` processes write documents ahead (0: none), which a fast device needs and
+    which changes no number. ``deepspeed`` is the path of a DeepSpeed JSON (ZeRO 0 to 2).
     """
 
     steps: int = 2000
@@ -114,6 +115,7 @@ class LMTrainingConfig:
     validate_every: int = 500
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
+    loading_workers: int = 0
     deepspeed: str | None = None
 
     def __post_init__(self) -> None:
@@ -127,7 +129,7 @@ class LMTrainingConfig:
                 " training.steps, or --training.curriculum=[] for none"
             )
         is_share(self, "prompt_drop")
-        at_least(self, 0, "pack")
+        at_least(self, 0, "pack", "loading_workers")
         if not self.mixture:
             raise ConfigError("training.mixture is empty: a run learns something, {objective: next_token} say")
         weights: dict[str, float] = {}

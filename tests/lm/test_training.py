@@ -87,6 +87,10 @@ def test_a_run_learns_logs_and_saves_a_model_that_loads_plain(whole: TrainedLM) 
     assert_same_weights(whole.lm, again)
 
 
+def test_documents_written_ahead_change_nothing(whole: TrainedLM, codec: VideoCodec, tmp_path: Path) -> None:
+    assert_same_weights(train(recipe(tmp_path, loading_workers=2), codec).lm, whole.lm)
+
+
 def test_the_report_of_a_run_has_both_its_curves(whole: TrainedLM) -> None:
     log = read_log(whole.folder.parent / "log.jsonl")
     curve = language_model_curve(log)

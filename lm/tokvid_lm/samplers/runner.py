@@ -60,7 +60,7 @@ class Runner:
         self.lengths = torch.tensor([len(prompt) for prompt in prompts])
         longest = int(self.lengths.max())
         self._device, self._dtype = model.device, model.dtype
-        self._ids, self._places = _left_padded(prompts, positions)
+        self._ids, self._places = (part.to(self._device) for part in _left_padded(prompts, positions))
         capacity = longest + room
         # Padding is no key for anybody; all that is fed later is.
         self._is_key = (torch.arange(capacity) >= longest - self.lengths[:, None]).to(self._device)
