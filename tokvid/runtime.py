@@ -158,7 +158,7 @@ def check_compiles(device: str | torch.device) -> None:
         reason = next((line for line in str(error).splitlines() if ": " in line), type(error).__name__)
         needs = "a C++ compiler (g++)" if torch.device(device).type == "cpu" else "triton and a C compiler"
         raise ConfigError(
-            f"torch.compile does not work here ({reason}): install {needs}, or set training.compile to false"
+            f"torch.compile does not work here ({reason}): install {needs}, or do without compiling"
         ) from error
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -85,6 +85,7 @@ def draw_codes(
     batch_size: int,
     autocast: torch.dtype | None,
     progress: Callable[[int, int], None] | None,
+    compiled: bool = False,
 ) -> Tensor:
     """Codes ``[requests*copies,K,t,h,w]``, the copies of a request one after the other."""
     rows = [request for request in requests for _ in range(copies)]
@@ -92,7 +93,8 @@ def draw_codes(
     for start in range(0, len(rows), batch_size):
         chunk = rows[start : start + batch_size]
         samples = torch.arange(start, start + len(chunk))
-        for _, ids in stream_ids(lm, chunk, sampling, grid, num_frames, fps=fps, samples=samples, autocast=autocast):
+        options: dict[str, Any] = {"fps": fps, "samples": samples, "autocast": autocast, "compiled": compiled}
+        for _, ids in stream_ids(lm, chunk, sampling, grid, num_frames, **options):
             last = ids
         parts.append(lm.processor.decode_codes(last, grid))
         if progress is not None:
@@ -139,6 +141,7 @@ def stream_ids(
     samples: Tensor,
     autocast: torch.dtype | None = None,
     use_cache: bool = True,
+    compiled: bool = False,
 ) -> Iterator[tuple[int, Tensor]]:
     """``(latent frame, ids of codes [rows,S])`` after each finished latent frame of one batch."""
     header = VideoHeader(
@@ -163,6 +166,7 @@ def stream_ids(
             positions=lm.positions,
             stored_as=autocast,
             use_cache=use_cache,
+            compiled=compiled,
         )
         for frame, ids in _SAMPLERS[sampling.mode](runner, canvas, lm.vocabulary, sampling, samples):
             yield frame, ids[:, canvas.is_code]

@@ -22,6 +22,7 @@ from tokvid.config import from_mapping, to_mapping
 from tokvid.errors import CheckpointError, ConfigError, ModelError, did_you_mean
 from tokvid.grid import Grid
 from tokvid.hub import local_folder
+from tokvid.runtime import check_compiles
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.extend import extend
 from tokvid_lm.generation import Request, draw_codes, draw_text, split_request
@@ -211,6 +212,7 @@ class VideoLM:
         max_new_tokens: int = 128,
         batch_size: int = 64,
         autocast: torch.dtype | None = None,
+        compiled: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[VideoSegment] | list[TextSegment]:
         """Answer each prompt (a list of segments, or a list of such lists) ``num_return_sequences`` times.
@@ -224,8 +226,11 @@ class VideoLM:
         What is None of ``guidance_scale``, ``temperature``, ``top_k``, ``top_p``, ``steps``, ``choice_temperature``
         and ``fps`` is taken from :attr:`settings` for video, and plain sampling for text; a ``top_k`` of 0 and a
         ``top_p`` of 1 keep all ids. At most ``batch_size`` rows run together (twice as many with guidance); a sample
-        is the same in any batch. ``autocast`` computes in that type (bfloat16, say). ``progress(done, total)``
-        follows the clips whose codes are drawn. Raises :class:`ModelError` for what the model cannot do.
+        is the same in any batch. ``autocast`` computes in that type (bfloat16, say). ``compiled`` draws codes with
+        steps that went through torch.compile: some 20 seconds for the first clip of each mode, number of rows and
+        length of prompts, and then less for every step (:class:`ConfigError` without a compiler).
+        ``progress(done, total)`` follows the clips whose codes are drawn. Raises :class:`ModelError` for what the
+        model cannot do.
         """
         if output not in OUTPUTS:
             raise ModelError(f"unknown output {output!r}: {did_you_mean(output, OUTPUTS)}")
@@ -254,6 +259,8 @@ class VideoLM:
                 batch_size=batch_size,
                 autocast=autocast,
             )
+        if compiled:
+            check_compiles(self.model.device)
         requests = [split_request(segments, self) for segments in batch]
         if actions is not None:
             requests = [replace(each, given=replace(each.given, actions=actions)) for each in requests]
@@ -269,6 +276,7 @@ class VideoLM:
             batch_size=batch_size,
             autocast=autocast,
             progress=progress,
+            compiled=compiled,
         )
         return [
             VideoSegment(

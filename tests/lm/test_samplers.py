@@ -48,10 +48,10 @@ def draw(lm: VideoLM, mode: str, prompts: list[list[Segment]] | None = None, **c
     """The ids of codes ``[rows,S]`` of the last state."""
     prompts = [[TextSegment(text)] for text in TEXTS] if prompts is None else prompts
     samples = changes.pop("samples", torch.arange(len(prompts)))
-    use_cache = changes.pop("use_cache", True)
+    ways = {name: changes.pop(name) for name in ("use_cache", "compiled") if name in changes}
     sampling = Sampling(**{"mode": mode, "steps": 4, "guidance_scale": 2.0, **changes})  # type: ignore[arg-type]
     requests = [split_request(segments, lm) for segments in prompts]
-    states = list(stream_ids(lm, requests, sampling, GRID, 5, fps=None, samples=samples, use_cache=use_cache))
+    states = list(stream_ids(lm, requests, sampling, GRID, 5, fps=None, samples=samples, **ways))
     return states[-1][1]
 
 
@@ -80,6 +80,51 @@ def test_cached_features_are_the_recomputed_ones(family: str, mode: str, monkeyp
     assert len(seen[True]) == len(seen[False]) >= 8
     for ours, theirs in zip(seen[True], seen[False], strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_of_one_shape_draw_the_same(family: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a compiled step is given: whole buffers, and a mask for what is not in them yet. Also beyond a window."""
+    shapes = set()
+
+    def only_watched(body: torch.nn.Module, *, dynamic: bool) -> Any:
+        def step(**arguments: Any) -> Any:
+            mask = arguments["attention_mask"]
+            masks = mask.values() if isinstance(mask, dict) else [mask]
+            shapes.update((arguments["input_ids"].shape, each.shape) for each in masks)
+            return body(**arguments)
+
+        return step
+
+    monkeypatch.setattr(torch, "compile", only_watched)
+    # What is reserved and not yet written is NaN then.
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        lm = build(family)
+        assert torch.equal(draw(lm, mode, compiled=True), draw(lm, mode))
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+    assert len(shapes) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_compiled_steps_draw_the_same_and_compile_once(mode: str) -> None:
+    lm, prompt = build(), [TextSegment("abcde")]
+    options: dict[str, Any] = {"mode": mode, "num_frames": 5, "height": 16, "width": 24, "temperature": 0.5, "steps": 3}
+    (plain,) = lm.generate(prompt, **options)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for _ in range(2):
+        (found,) = lm.generate(prompt, **options, compiled=True)
+        assert isinstance(plain, VideoSegment) and isinstance(found, VideoSegment)
+        assert plain.codes is not None and found.codes is not None
+        assert torch.equal(found.codes, plain.codes)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs == 2  # that of check_compiles, and the step
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--choice-temperature", type=float, default=None, help=f"noise in what they keep; 0 keeps the surest ({own})"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the model's steps first: slower for one clip of a small model, for a large one faster",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -52,10 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
     from tokvid.config import to_mapping
     from tokvid.frames import to_pictures
     from tokvid.provenance import provenance
+    from tokvid.runtime import default_device
     from tokvid_lm import TextSegment, VideoLM, VideoSegment
 
     transformers_logging.disable_progress_bar()  # one for every file of weights
-    lm = VideoLM.from_pretrained(arguments.model)
+    lm = VideoLM.from_pretrained(arguments.model).to(default_device())
     settings = {
         "guidance_scale": arguments.guidance,
         "temperature": arguments.temperature,
@@ -72,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         num_frames=arguments.frames,
         height=height,
         width=width,
+        compiled=arguments.compile,
         **settings,
     )
     made_by = {

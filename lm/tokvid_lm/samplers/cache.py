@@ -6,6 +6,8 @@ layer holds all positions, also those whose attention has a window: the window i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,9 +27,19 @@ class ReservedLayer(DynamicLayer):
         self.capacity = capacity
         self.stored_as = stored_as
         self._buffers: tuple[Tensor, Tensor] | None = None
+        self.place: Tensor | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append keys and values ``[rows, heads, n, head size]`` and return all there are."""
+        """Append keys and values ``[rows, heads, n, head size]`` and return all there are.
+
+        With a ``place`` int64 ``[n]`` they are written there, and what is returned are the whole buffers: shapes, and
+        so a compiled step, stay the same however much is held.
+        """
+        if self.place is not None:
+            assert self._buffers is not None
+            for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+                buffer.index_copy_(2, self.place, states.to(buffer.dtype))
+            return self._buffers
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if self._buffers is None or end > self.capacity:
@@ -42,8 +54,13 @@ class ReservedLayer(DynamicLayer):
     def rewind(self, length: int) -> None:
         """Forget all but the first ``length`` positions; nothing is copied or freed."""
         if self._buffers is not None and length < self.get_seq_length():
-            keys, values = self._buffers
-            self.keys, self.values = keys[..., :length, :], values[..., :length, :]
+            self.holds(length)
+
+    def holds(self, length: int) -> None:
+        """Say that the first ``length`` positions are held, when they were written at a ``place``."""
+        assert self._buffers is not None
+        keys, values = self._buffers
+        self.keys, self.values = keys[..., :length, :], values[..., :length, :]
 
     def _reserve(self, key_states: Tensor, value_states: Tensor, capacity: int) -> None:
         held = self.get_seq_length()
@@ -52,7 +69,8 @@ class ReservedLayer(DynamicLayer):
         buffers = []
         for states, old in ((key_states, self.keys), (value_states, self.values)):
             rows, heads, _, size = states.shape
-            buffer = states.new_empty(rows, heads, capacity, size, dtype=self.stored_as)
+            # Zeros: a masked place counts nothing, but nothing times what is not finite is NaN.
+            buffer = states.new_zeros(rows, heads, capacity, size, dtype=self.stored_as)
             if held and old is not None:
                 buffer[..., :held, :] = old
             buffers.append(buffer)
@@ -75,3 +93,16 @@ class ReservedCache(DynamicCache):
         """Forget all but the first ``length`` positions."""
         for layer in self._reserved:
             layer.rewind(length)
+
+    @contextmanager
+    def written_at(self, place: Tensor, end: int) -> Iterator[None]:
+        """Inside, updates write at ``place`` and give whole buffers; after it the first ``end`` positions are held."""
+        for layer in self._reserved:
+            layer.place = place
+        try:
+            yield
+        finally:
+            for layer in self._reserved:
+                layer.place = None
+        for layer in self._reserved:
+            layer.holds(end)

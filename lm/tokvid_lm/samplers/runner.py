@@ -45,6 +45,7 @@ class Runner:
         positions: PositionScheme,
         stored_as: torch.dtype | None = None,
         use_cache: bool = True,
+        compiled: bool = False,
     ) -> None:
         self._body: nn.Module = model if head is None else model.base_model
         self._head = head
@@ -67,6 +68,7 @@ class Runner:
         # Of each place in the cache, as windows count it: a block stands where it begins (MaskSpec.order).
         self._order = torch.arange(capacity, device=self._device)
         self._cache = ReservedCache(model.config, capacity, stored_as=stored_as) if use_cache else None
+        self._step = torch.compile(self._body, dynamic=False) if compiled and use_cache else None
         self._seen = 0
 
     @property
@@ -113,12 +115,27 @@ class Runner:
             mask = torch.cat([mask[..., :start].expand(-1, count, -1), own], dim=2)
         if self._cache is None:
             return self._anew(ids, places, mask, keep=keep)
+        # Separators are fed with the code after them: pieces too rare and of too many lengths to compile for.
+        if self._step is not None and start and (block or count == 1):
+            return self._fixed_step(ids, places, mask, keep=keep)
         features = self._forward(ids, places, mask, {self._cache_name: self._cache, "use_cache": True})
         if keep:
             self._seen = start + count
         else:
             self._cache.rewind(start)
         return features
+
+    def _fixed_step(self, ids: Tensor, places: Tensor, mask: Tensor, *, keep: bool) -> Tensor:
+        """The compiled step: over all that the cache has room for, so that shapes follow the number of ids alone."""
+        assert self._cache is not None and self._step is not None
+        start, end = self._seen, mask.shape[2]
+        whole = torch.nn.functional.pad(mask, (0, self._is_key.shape[1] - end))
+        arguments: dict[str, Any] = {"position_ids": places} if self._takes_positions else {}
+        with self._cache.written_at(torch.arange(start, end, device=ids.device), end if keep else start):
+            arguments |= {"attention_mask": self._mask_argument(whole, start), self._cache_name: self._cache}
+            output = self._step(input_ids=ids, use_cache=True, **arguments)
+        self._seen = end if keep else start
+        return self._features(output)
 
     def _anew(self, ids: Tensor, places: Tensor, mask: Tensor, *, keep: bool) -> Tensor:
         """Without a cache: all that was kept, with the mask that each piece had, and the new piece."""
@@ -137,23 +154,30 @@ class Runner:
 
     def _forward(self, ids: Tensor, places: Tensor, mask: Tensor, cache: dict[str, Any]) -> Tensor:
         arguments: dict[str, Any] = {"position_ids": places} if self._takes_positions else {}
-        output = self._body(input_ids=ids, attention_mask=self._mask_argument(mask), **arguments, **cache)
+        output = self._body(
+            input_ids=ids, attention_mask=self._mask_argument(mask, mask.shape[2] - mask.shape[1]), **arguments, **cache
+        )
+        return self._features(output)
+
+    def _features(self, output: Any) -> Tensor:
         features: Tensor = output.logits if self._head is None else output.last_hidden_state
         return features
 
-    def _mask_argument(self, mask: Tensor) -> Any:
-        """``mask`` ``[rows,n,keys]`` in the form that the model's attention takes, for each kind of its layers."""
-        if isinstance(self._windows, dict):
-            return {kind: self._form(self._windowed(mask, window)) for kind, window in self._windows.items()}
-        return self._form(self._windowed(mask, self._windows))
+    def _mask_argument(self, mask: Tensor, first: int) -> Any:
+        """``mask`` ``[rows,n,keys]`` in the form that the model's attention takes, for each kind of its layers.
 
-    def _windowed(self, mask: Tensor, window: int | None) -> Tensor:
+        ``first`` is the place of the first query.
+        """
+        if isinstance(self._windows, dict):
+            return {kind: self._form(self._windowed(mask, window, first)) for kind, window in self._windows.items()}
+        return self._form(self._windowed(mask, self._windows, first))
+
+    def _windowed(self, mask: Tensor, window: int | None, first: int) -> Tensor:
         """``mask`` ``[rows,n,keys]`` without the keys whose order is ``window`` or more behind that of a query."""
         if window is None:
             return mask
         queries, keys = mask.shape[1:]
-        order = self._order[:keys]
-        return mask & (order[keys - queries :, None] - order[None, :] < window)
+        return mask & (self._order[first : first + queries, None] - self._order[:keys] < window)
 
     def _form(self, mask: Tensor) -> Tensor:
         wide = mask.unsqueeze(1)
