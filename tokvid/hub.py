@@ -1,4 +1,4 @@
-"""Folders by name: one on this machine as it is, one on the Hugging Face Hub as a copy in the Hub's cache.
+"""Folders by name: one on this machine as it is, one that comes with tokvid, one on the Hub as a copy in its cache.
 
 Of a Hub repository only data is taken (:data:`DATA_FILES`): never code, never a pickle. Nothing here knows a model.
 """
@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from tokvid.errors import ModelError
+from tokvid.shipped import hub_cards_folder
 
 # Weights, configurations, and what text tokenizers are saved in.
 DATA_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -23,17 +24,22 @@ def is_hub_id(name: str | Path) -> bool:
 def local_folder(name: str | Path, *, revision: str | None = None) -> Path:
     """The folder ``name``, or that of a copy of the Hub's ``org/name`` at ``revision`` (a branch, tag or commit).
 
-    A copy that is in the cache is used without a network (``HF_HUB_OFFLINE=1``). Raises :class:`ModelError` where
-    there is neither, and for a ``revision`` of a folder of this machine.
+    Where there is no folder ``name``, it may be a model that comes with tokvid (``tokvid-sprites-lm``). A copy that is
+    in the cache is used without a network (``HF_HUB_OFFLINE=1``). Raises :class:`ModelError` where there is none of
+    these, and for a ``revision`` of a folder of this machine.
     """
     if not is_hub_id(name):
-        if not Path(name).is_dir():
+        folder = Path(name)
+        if not folder.exists() and str(name) in shipped_models():
+            folder = hub_cards_folder() / name
+        if not folder.is_dir():
             raise ModelError(
-                f"there is no folder {str(name)!r}, and a model on the Hugging Face Hub is called org/name"
+                f"there is no folder {str(name)!r}, a model on the Hugging Face Hub is called org/name, and with tokvid"
+                f" comes {', '.join(shipped_models())}"
             )
         if revision is not None:
             raise ModelError(f"{name} is a folder of this machine, which has no revision {revision!r}: leave it out")
-        return Path(name)
+        return folder
     from huggingface_hub import snapshot_download
 
     try:
@@ -43,6 +49,11 @@ def local_folder(name: str | Path, *, revision: str | None = None) -> Path:
         raise ModelError(
             f"there is no folder {str(name)!r}, and the Hugging Face Hub gave no {name}{at}: {_first_line(error)}"
         ) from error
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with tokvid."""
+    return sorted(folder.name for folder in hub_cards_folder().iterdir() if (folder / "config.json").is_file())
 
 
 def _first_line(error: Exception) -> str:

@@ -116,6 +116,14 @@ def has_bf16(device: str | torch.device) -> bool:
     return torch.device(device).type != "cpu" or _processor_bf16_gain() >= 0.5
 
 
+def loading_dtype() -> torch.dtype | None:
+    """What models are loaded in to be used on :func:`default_device`: float32 on the processor, which is slow in bf16;
+    None, as they were saved, elsewhere."""
+    import torch
+
+    return torch.float32 if default_device().type == "cpu" else None
+
+
 def computes_in_bf16(precision: Precision) -> bool:
     """Whether a run of that ``precision`` computes in bf16 here; ``auto`` asks :func:`bf16_is_fast`."""
     return precision == "bf16" or (precision == "auto" and bf16_is_fast())

@@ -84,3 +84,13 @@ def test_what_cannot_be_written_is_refused_before_a_model_is_loaded(
     said = capsys.readouterr().err
     assert words in said and said.startswith("error: ") and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_model_the_one_that_comes_with_tokvid_draws(tmp_path: Path) -> None:
+    file = tmp_path / "apple.mp4"
+    assert command.main(["generate", "an apple moves left over grass", "--mode", "frame", "-o", str(file)]) == 0
+    frames = read_video(file).frames
+    assert frames.shape == (17, 32, 32, 3)
+    red, green = frames[..., 0].astype(int), frames[..., 1].astype(int)
+    assert 0.5 < float((green > red).mean()) < 0.98  # grass, and something red on it
+    assert made_by(file)["model"] == "tokvid-sprites-lm"

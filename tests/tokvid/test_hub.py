@@ -142,3 +142,10 @@ def test_neither_code_nor_pickles_are_taken() -> None:
         "a.so",
     ]
     assert list(filter_repo_objects([*wanted, *unwanted], allow_patterns=list(DATA_FILES))) == wanted
+
+
+def test_a_model_that_comes_with_tokvid_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (local_folder("tokvid-sprites-lm") / "codec" / "config.json").is_file()
+    (tmp_path / "tokvid-sprites-lm").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert local_folder("tokvid-sprites-lm") == Path("tokvid-sprites-lm")  # a folder of one's own comes first

@@ -36,12 +36,12 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
             f"--batch-size and --completed must be at least 1, got {arguments.batch_size} and {arguments.completed}"
         )
     from tokvid.provenance import provenance
-    from tokvid.runtime import default_device, prepare
+    from tokvid.runtime import default_device, loading_dtype, prepare
     from tokvid_lm import VideoLM
     from tokvid_lm.full_evaluation import evaluate_lm
 
     prepare(arguments.seed)
-    lm = VideoLM.from_pretrained(arguments.model).to(default_device())
+    lm = VideoLM.from_pretrained(arguments.model, dtype=loading_dtype()).to(default_device())
     wanted = _shape(lm.settings, arguments)
     clips = load_clips(arguments.data, wanted, arguments.clips, split=None if arguments.all else "held_out")
     with counted("measure") as progress:

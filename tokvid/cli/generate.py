@@ -1,5 +1,6 @@
 """Draw a video from a caption with a trained video language model.
 
+tokvid generate "an apple moves left over grass" -o apple.mp4
 tokvid generate "an apple moves left over grass" --model runs/demo/lm/lm -o apple.mp4
 """
 
@@ -12,12 +13,17 @@ from pathlib import Path
 from tokvid.errors import DataError, ModelError
 from tokvid.video import Video, check_destination, write_video
 
+DEFAULT_MODEL = "tokvid-sprites-lm"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``CAPTION --model FOLDER -o FILE`` and how to sample."""
+    """``CAPTION [--model FOLDER] -o FILE`` and how to sample."""
     parser.add_argument("caption", metavar="CAPTION", help="what the video shows")
     parser.add_argument(
-        "--model", required=True, metavar="FOLDER", help="a trained video language model, or org/name on the Hub"
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="FOLDER",
+        help=f"a trained video language model, or org/name on the Hub (default {DEFAULT_MODEL}, which is shipped)",
     )
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the video to write (.mp4)")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the file when it exists")
@@ -57,11 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
     from tokvid.config import to_mapping
     from tokvid.frames import to_pictures
     from tokvid.provenance import provenance
-    from tokvid.runtime import default_device
+    from tokvid.runtime import default_device, loading_dtype
     from tokvid_lm import TextSegment, VideoLM, VideoSegment
 
     transformers_logging.disable_progress_bar()  # one for every file of weights
-    lm = VideoLM.from_pretrained(arguments.model).to(default_device())
+    lm = VideoLM.from_pretrained(arguments.model, dtype=loading_dtype()).to(default_device())
     settings = {
         "guidance_scale": arguments.guidance,
         "temperature": arguments.temperature,
