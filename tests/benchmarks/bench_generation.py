@@ -3,7 +3,7 @@
     make bench ARGS=tests/benchmarks/bench_generation.py
 
 The model is that of TOKVID_BENCH_LM, else the one of the recipe ``lm/sprites-modes`` with random weights: 17 frames of
-32x32 pixels are 5x8x8 codes. All modes draw with guidance 2.5, the unconditional rows in the same batch: MaskGIT in 10
+32x32 pixels are 5x8x8 codes. All modes draw with guidance 2.5, the unconditional rows in the same batch: MaskGIT in 12
 steps, frame by frame in 8 and then 4. fp32, two threads; the ways take turns TOKVID_BENCH_TURNS (5) times, the tables
 have the medians. Decoding the codes is alike for all and not counted.
 
@@ -50,7 +50,7 @@ GRID, FRAMES = Grid(t=5, h=8, w=8), 17
 GUIDANCE = 2.5
 SETTINGS = {
     "next_token": Sampling(mode="next_token", guidance_scale=GUIDANCE),
-    "maskgit": Sampling(mode="maskgit", guidance_scale=GUIDANCE, steps=10),
+    "maskgit": Sampling(mode="maskgit", guidance_scale=GUIDANCE, steps=12),
     "frame": Sampling(mode="frame", guidance_scale=GUIDANCE, steps=4, first_steps=8),
 }
 Ways = dict[str, Callable[[], object]]
@@ -171,7 +171,7 @@ def modes_table(lm: VideoLM) -> None:
                 f" {times} | {flops:.1f} |",
                 flush=True,
             )
-            assert passes - more == {"next_token": GRID.cells, "maskgit": 10, "frame": 8 + 4 * (GRID.t - 1)}[mode]
+            assert passes - more == {"next_token": GRID.cells, "maskgit": 12, "frame": 8 + 4 * (GRID.t - 1)}[mode]
     print(
         "\nOn a GPU a pass of so small a model takes as long as its launch, whether it holds one id or a whole clip: at"
         " batch 1 the clock follows the passes. Where batches fill it, it follows the GFLOP, as the processor does"

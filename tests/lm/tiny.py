@@ -41,20 +41,24 @@ SHAPE = {
 GROUPED = {**SHAPE, "num_key_value_heads": 2, "head_dim": 8}
 
 FAMILIES: dict[str, tuple[type[PreTrainedModel], Callable[..., object]]] = {
-    "llama": (LlamaForCausalLM, lambda **kw: LlamaConfig(**GROUPED, **kw)),
+    "llama": (LlamaForCausalLM, lambda **kw: LlamaConfig(**(GROUPED | kw))),
     "qwen2": (Qwen2ForCausalLM, lambda **kw: Qwen2Config(**SHAPE, num_key_value_heads=2, **kw)),
-    "qwen3": (Qwen3ForCausalLM, lambda **kw: Qwen3Config(**GROUPED, **kw)),
-    "mistral": (MistralForCausalLM, lambda **kw: MistralConfig(**GROUPED, sliding_window=16, **kw)),
+    "qwen3": (Qwen3ForCausalLM, lambda **kw: Qwen3Config(**(GROUPED | kw))),
+    "mistral": (MistralForCausalLM, lambda **kw: MistralConfig(**(GROUPED | kw), sliding_window=16)),
     "gpt_neox": (GPTNeoXForCausalLM, lambda **kw: GPTNeoXConfig(**SHAPE, **kw)),
-    "gemma": (GemmaForCausalLM, lambda **kw: GemmaConfig(**GROUPED, **kw)),
+    "gemma": (GemmaForCausalLM, lambda **kw: GemmaConfig(**(GROUPED | kw))),
 }
 
 
-def build_model(family: str, *, tied: bool = False, rows: int = TEXT_SIZE) -> PreTrainedModel:
-    """A tiny model of a family with seeded weights, large enough that its logits are not flat."""
+def build_model(family: str, *, tied: bool = False, rows: int = TEXT_SIZE, **changes: int) -> PreTrainedModel:
+    """A tiny model of a family with seeded weights, large enough that its logits are not flat.
+
+    ``changes`` are of its configuration.
+    """
     cls, config = FAMILIES[family]
     torch.manual_seed(1)
-    model = cls(config(vocab_size=rows, tie_word_embeddings=tied, initializer_range=0.2))  # type: ignore[call-arg]
+    settings = {"vocab_size": rows, "tie_word_embeddings": tied, "initializer_range": 0.2, **changes}
+    model = cls(config(**settings))  # type: ignore[call-arg]
     return model.eval()
 
 
