@@ -10,12 +10,15 @@ import os
 import platform
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokvid.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 # What a recipe may ask for: bf16 arithmetic, none, or bf16 where it pays (see computes_in_bf16).
 Precision = Literal["auto", "bf16", "fp32"]
@@ -54,6 +57,17 @@ def prepare(seed: int, threads: int | None = None, deterministic: bool | None = 
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # Off: its trials are paid for every new shape, and clips come in many.
     torch.backends.cudnn.benchmark = False
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Inside, ``module`` is in evaluation mode; after it in the mode that it was in."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 def _wanted_threads() -> int | None:

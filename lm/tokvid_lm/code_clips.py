@@ -19,6 +19,7 @@ from tokvid.data.clips import ClipArray, ClipSource
 from tokvid.errors import DataError, ShapeError
 from tokvid.frames import to_model
 from tokvid.grid import Grid
+from tokvid.runtime import evaluation_mode
 from tokvid_lm.code_source import CodeSource
 from tokvid_tokenizers import VideoCodec
 
@@ -127,17 +128,16 @@ def encode_clips(
         len(frames), codec.num_codebooks, grid.t, grid.h, grid.w, dtype=codes_dtype(codec.codebook_size)
     )
     device = next(codec.parameters()).device
-    was_training = codec.training
-    codec.eval()
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, autocast, enabled=autocast is not None):
-            for start in range(0, len(frames), batch_size):
-                batch = to_model(frames[start : start + batch_size]).to(device)
-                codes[start : start + len(batch)] = codec.encode(batch).to(codes.dtype).cpu()
-                if progress is not None:
-                    progress(start + len(batch), len(frames))
-    finally:
-        codec.train(was_training)
+    with (
+        evaluation_mode(codec),
+        torch.inference_mode(),
+        torch.autocast(device.type, autocast, enabled=autocast is not None),
+    ):
+        for start in range(0, len(frames), batch_size):
+            batch = to_model(frames[start : start + batch_size]).to(device)
+            codes[start : start + len(batch)] = codec.encode(batch).to(codes.dtype).cpu()
+            if progress is not None:
+                progress(start + len(batch), len(frames))
     return codes
 
 

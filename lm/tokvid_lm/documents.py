@@ -17,6 +17,7 @@ from tokvid.grid import Grid
 from tokvid_lm.code_source import CodeSource
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.mixture import Mixture, MixtureConfig, hide
+from tokvid_lm.passages import Passages
 from tokvid_lm.processor import VideoProcessor
 from tokvid_lm.tasks import known_cells
 from tokvid_lm.templates import VideoHeader
@@ -29,7 +30,8 @@ _PREFIXED = ("interpolation", "inpainting", "outpainting")
 
 @dataclass(frozen=True, kw_only=True)
 class _Shown:
-    """What a sample shows: which clip, in which share of the mixture, under which header, after which caption.
+    """What a sample shows: which clip, in which share of the mixture, under which header, after which caption (or
+    passage of a text).
 
     ``known`` bool and ``frame`` int64 ``[S]``: of each place of the sequence of codes.
     """
@@ -78,6 +80,11 @@ class Documents:
         self._captions = np.array([token for text in texts for token in text], np.int32)
         self._bounds = np.cumsum([0, *map(len, texts)])
         self._start, self._end = processor.start_ids(), processor.end_ids()
+        self._passages = {
+            (entry.file, entry.passage): Passages(entry.file, processor.encode_text, entry.passage)
+            for entry in mixture
+            if entry.file
+        }
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
@@ -148,6 +155,12 @@ class Documents:
                 length += _prefix_length(template, grid)
             if length > longest:
                 longest, where = length, clip
+        for (file, passage), _ in self._passages.items():
+            if len(self._start) + passage > positions:
+                raise DataError(
+                    f"passages of {passage} ids of {file} do not fit the {positions} that the model reads: lower"
+                    " passage"
+                )
         if longest > positions:
             names = self.clips.names
             of = f"the caption of {names[where]}" if names else f"caption {where}"
@@ -158,12 +171,15 @@ class Documents:
             )
 
     def digest(self) -> str:
-        """64 hexadecimal digits that differ where the clips or the ids of their captions do."""
-        return hashlib.sha256(self.clips.digest().encode() + self._captions.tobytes()).hexdigest()
+        """64 hexadecimal digits that differ where the clips, or the ids of their captions or of texts, do."""
+        found = hashlib.sha256(self.clips.digest().encode() + self._captions.tobytes())
+        for passages in self._passages.values():
+            found.update(passages.ids.tobytes())
+        return found.hexdigest()
 
     def _ends(self, entry: MixtureConfig) -> bool:
-        """Whether the end of the document is written, and asked for."""
-        return self.score_text or not entry.draws_video
+        """Whether the end of the document is written, and asked for; a passage has none."""
+        return not entry.file and (self.score_text or not entry.draws_video)
 
     def _action_count(self, clip: int) -> int:
         return self.processor.codec.temporal_stride if self.clips.has_actions(clip) else 0
@@ -177,6 +193,8 @@ class Documents:
         caption = self.caption(clip)
         if entry.draws_video and self.mixture.drops_caption(sample, self.prompt_drop):
             caption = caption[:0]
+        if entry.file:
+            caption = self._passages[entry.file, entry.passage].at(self.mixture.passage_noise(sample))
         cells = self.processor.layout.cells(grid, self.processor.vocabulary.slots).numpy()
         known = known_cells(entry.task, grid, self.mixture.task_noise(sample))
         return _Shown(

@@ -5,6 +5,7 @@ Nothing here trains, and nothing here knows a recipe or an oracle.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from tokvid.data.clip_source import spread
+from tokvid.errors import ShapeError
 from tokvid.frames import to_pictures
+from tokvid.runtime import evaluation_mode
 from tokvid_lm.batch_plan import Batch
 from tokvid_lm.code_source import CodeSource
 from tokvid_lm.collate import Collator
@@ -71,13 +76,13 @@ def validation_losses(
     """Mean nats a label over all clips, captions given, in evaluation mode: of codes by mode, and of captions.
 
     Every mode of the ``mixture`` is measured on its own, from text alone; of the masked ones with masked shares drawn
-    from their schedule, the same each time. ``objective`` is the one of a model in training, whose forward answers
-    with a loss.
+    from their schedule, the same each time. Passages of a text are left out: nothing of it is held out.
+    ``objective`` is the one of a model in training, whose forward answers with a loss.
     """
     objective = objective or VideoObjective(lm.model, lm.vocabulary)
     found: dict[str, float] = {}
     for entry in mixture:
-        if entry.objective not in found:
+        if entry.objective not in found and not entry.file:
             alone = MixtureConfig(objective=entry.objective, schedule=entry.schedule)
             documents = Documents(lm.processor, clips, mixture=(alone,), shuffle=False)
             found[entry.objective] = _mean_nats(lm, documents, objective, batch_size, autocast)
@@ -89,10 +94,8 @@ def _mean_nats(
 ) -> float:
     device = lm.model.device
     collator = Collator(documents, pad_id=lm.pad_id, positions=lm.positions)
-    was_training = lm.model.training
-    lm.model.eval()
     nats, count = 0.0, 0.0
-    try:
+    with evaluation_mode(lm.model):
         for start in range(0, len(documents), batch_size):
             numbers = range(start, min(start + batch_size, len(documents)))
             batch = collator([Batch(rows=tuple((number,) for number in numbers))])
@@ -100,9 +103,30 @@ def _mean_nats(
                 parts = objective(**{name: tensor.to(device) for name, tensor in batch.items()})
             nats += float(parts["nats"].sum())
             count += float(parts["count"].sum())
-    finally:
-        lm.model.train(was_training)
     return nats / count
+
+
+@torch.no_grad()
+def text_perplexity(
+    model: PreTrainedModel, ids: Sequence[int], *, text_size: int, start: Sequence[int] = (), passage: int = 512
+) -> float:
+    """Perplexity of ``ids`` in passages of so many, after the ``start`` ids; all of them are asked for but the first.
+
+    Of any causal language model, among its first ``text_size`` columns: what it was before it was extended and what it
+    is now can be compared. The remainder that fills no passage is left out; raises :class:`ShapeError` if that is all.
+    """
+    pieces = [ids[begin : begin + passage] for begin in range(0, len(ids) - passage + 1, passage)]
+    if not pieces or passage < 2:
+        raise ShapeError(f"perplexity needs a passage of {max(2, passage)} ids, got a text of {len(ids)}")
+    nats, count = 0.0, 0
+    with evaluation_mode(model):
+        for piece in pieces:
+            row = torch.tensor([*start, *piece], device=model.device)[None]
+            asked = row[0, max(1, len(start)) :]
+            logits = model(input_ids=row).logits[0, -len(asked) - 1 : -1, :text_size].float()
+            nats += float(F.cross_entropy(logits, asked, reduction="sum"))
+            count += len(asked)
+    return math.exp(nats / count)
 
 
 def unigram_entropy(clips: CodeSource) -> float:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tokvid.runtime import evaluation_mode
+
 _PROBED = 1000.0
 """About the largest logit that a head is tried with: far beyond what soft caps let through."""
 
@@ -33,9 +35,7 @@ def plain_head(model: PreTrainedModel) -> nn.Linear | None:
     base = model.base_model
     if not isinstance(head, nn.Linear) or base is model:
         return None
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         ids = torch.arange(4, device=head.weight.device).unsqueeze(0)
         inside = getattr(base(input_ids=ids, use_cache=False), "last_hidden_state", None)
         if inside is None or inside.shape[-1] != head.in_features:
@@ -46,8 +46,6 @@ def plain_head(model: PreTrainedModel) -> nn.Linear | None:
             logits = model(input_ids=ids, use_cache=False).logits.float()
         alike = (expected - logits).abs() <= 1e-4 * expected.abs().amax()
         return head if bool(alike.all()) else None
-    finally:
-        model.train(was_training)
 
 
 @contextmanager

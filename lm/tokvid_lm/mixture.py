@@ -29,8 +29,9 @@ class MixtureConfig:
     """``share`` of the documents (of the sum of all shares).
 
     ``objective``: the codes of a video by next-token, masked at once, or masked frame by frame; ``caption``: the text
-    of a video that is read; ``text``: the caption alone. ``task``: which cells are given. ``weight`` is what a code
-    of it counts. ``schedule`` is from where masked shares are drawn.
+    of a video that is read; ``text``: the caption alone, or passages of ``passage`` ids of the UTF-8 text ``file``,
+    which keep a pretrained model's text. ``task``: which cells are given. ``weight`` is what a code of it counts.
+    ``schedule`` is from where masked shares are drawn.
     """
 
     objective: Objective = "next_token"
@@ -38,15 +39,20 @@ class MixtureConfig:
     share: float = 1.0
     weight: float = 1.0
     schedule: MaskSchedule = field(default_factory=MaskSchedule)
+    file: str = ""
+    passage: int = 128
 
     def __post_init__(self) -> None:
         positive(self, "share")
         at_least(self, 0, "weight")
+        at_least(self, 2, "passage")
         finite(self, "share", "weight")
         if self.objective in ("caption", "text") and self.task != "text_to_video":
             raise ConfigError(
                 f"the objective {self.objective} draws no video, so it has no task: leave {self.task} out"
             )
+        if self.file and self.objective != "text":
+            raise ConfigError(f"the objective {self.objective} reads clips, not the file {self.file}: leave it out")
 
     @property
     def mode(self) -> Mode:
@@ -61,7 +67,7 @@ class MixtureConfig:
 
 # Parts the noise of a document from the samplers' of the same seed, and its uses from one another.
 _STREAM = 0x50D0
-_DROP, _ENTRY, _TASK, _MASK = range(4)
+_DROP, _ENTRY, _TASK, _MASK, _PASSAGE = range(5)
 
 
 class Mixture:
@@ -85,6 +91,10 @@ class Mixture:
     def task_noise(self, sample: int) -> npt.NDArray[np.float64]:
         """Four numbers in [0, 1) for :func:`~tokvid_lm.tasks.known_cells`."""
         return self._noise(sample, _TASK, 4)
+
+    def passage_noise(self, sample: int) -> float:
+        """A number in [0, 1): where in its text a passage starts."""
+        return float(self._noise(sample, _PASSAGE, 1)[0])
 
     def mask_noise(self, sample: int, count: int) -> npt.NDArray[np.float64]:
         """``count`` numbers in [0, 1)."""

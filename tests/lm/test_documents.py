@@ -3,6 +3,8 @@ writes."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -108,6 +110,50 @@ def test_a_dropped_caption_leaves_the_null_prompt(video_lm: VideoLM, clips: Code
     assert document.ids[:first].tolist() == alone.ids[:first].tolist(), "clip 1 has no caption"
 
 
+def test_passages_of_a_text_are_learned_from_beside_videos(
+    video_lm: VideoLM, clips: CodedClips, tmp_path: Path
+) -> None:
+    text = "".join(f"sentence {number}. " for number in range(200))
+    file = tmp_path / "text.txt"
+    file.write_text(text, encoding="utf-8")
+    mixture = (MixtureConfig(), MixtureConfig(objective="text", file=str(file), passage=40))
+    documents = Documents(video_lm.processor, clips, mixture=mixture, seed=4)
+    passages = [n for n in range(60) if documents.mixture.entry(n).file]
+    assert 15 < len(passages) < 45
+    starts = set()
+    for sample in passages:
+        document = documents.document(sample, 1)
+        assert len(document) == documents.length(sample, 1) == 41
+        # Every id is asked for, of the one before it, and no end is written in the middle of a text.
+        assert document.labels[:-1].tolist() == document.ids[1:].tolist() and document.labels[-1] == IGNORED
+        written = video_lm.tokenizer.decode(document.ids[1:].tolist())
+        assert written in text
+        starts.add(text.index(written))
+    assert len(starts) > len(passages) // 2, "they start anywhere"
+    again = Documents(video_lm.processor, clips, mixture=mixture, seed=4)
+    assert again.document(passages[0]).ids.tolist() == documents.document(passages[0]).ids.tolist()
+    digest = documents.digest()
+    file.write_text(text.upper(), encoding="utf-8")
+    assert Documents(video_lm.processor, clips, mixture=mixture, seed=4).digest() != digest
+
+
+def test_a_text_that_cannot_be_read_is_named(video_lm: VideoLM, clips: CodedClips, tmp_path: Path) -> None:
+    def read(name: str, content: bytes | None, passage: int = 40) -> Documents:
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        entry = MixtureConfig(objective="text", file=str(tmp_path / name), passage=passage)
+        return Documents(video_lm.processor, clips, mixture=(entry,))
+
+    with pytest.raises(DataError, match=r"cannot read the text .*none\.txt: No such file"):
+        read("none.txt", None)
+    with pytest.raises(DataError, match=r"latin\.txt is not UTF-8 text: byte 3"):
+        read("latin.txt", b"caf\xe9 au lait")
+    with pytest.raises(DataError, match=r"short\.txt has 9 ids and a passage 40"):
+        read("short.txt", b"too short")
+    with pytest.raises(DataError, match="passages of 300 ids"):
+        read("long.txt", b"word " * 100, passage=300).check_context(256)
+
+
 def test_masked_shares_follow_the_schedule(video_lm: VideoLM, clips: CodedClips) -> None:
     documents = Documents(video_lm.processor, clips, mixture=(MixtureConfig(objective="maskgit"),))
     counts = np.array([(documents.document(sample).labels != IGNORED).sum() for sample in range(400)])
@@ -162,6 +208,8 @@ def test_too_long_a_document_is_named(video_lm: VideoLM, clips: CodedClips) -> N
         ({"objective": "caption", "task": "inpainting"}, "draws no video"),
         ({"share": 0.0}, "share"),
         ({"weight": -1.0}, "weight"),
+        ({"file": "text.txt"}, "reads clips, not the file"),
+        ({"objective": "text", "file": "text.txt", "passage": 1}, "passage"),
     ],
 )
 def test_mixtures_that_make_no_sense_are_refused(entry: dict[str, object], words: str) -> None:

@@ -7,15 +7,26 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedModel
 
+from tests.lm.tiny import TEXT_SIZE, build_model, build_tokenizer
 from tokvid.data.sprites import SpriteWorldConfig
 from tokvid.data.sprites.oracle import Oracle
 from tokvid.data.sprites.verdicts import judge_clips
+from tokvid.errors import ShapeError
 from tokvid_lm import VideoLM
 from tokvid_lm.code_clips import CodedClips
 from tokvid_lm.documents import Documents
-from tokvid_lm.evaluation import CodeLosses, DrawnClips, draw_clips, unigram_entropy, validation_losses
+from tokvid_lm.evaluation import (
+    CodeLosses,
+    DrawnClips,
+    draw_clips,
+    text_perplexity,
+    unigram_entropy,
+    validation_losses,
+)
 from tokvid_lm.mixture import MixtureConfig
+from tokvid_tokenizers import VideoCodec
 
 
 def test_the_unigram_entropy_is_the_mean_over_codebooks() -> None:
@@ -48,6 +59,26 @@ def test_the_validation_loss_is_the_mean_over_codes_in_any_batch(video_lm: Video
     every = (MixtureConfig(objective="maskgit"), MixtureConfig(objective="frame"), MixtureConfig(objective="caption"))
     one, other = (validation_losses(video_lm, clips, every, batch_size=size) for size in (2, 5))
     assert one.keys() == {"maskgit", "frame", "caption"} and one == pytest.approx(other, rel=1e-5)
+
+
+def test_the_perplexity_of_a_text_is_that_before_the_model_was_extended(codec: VideoCodec) -> None:
+    tokenizer, model = build_tokenizer(), build_model("llama")
+    ids = tokenizer("It was the best of times, it was the worst of times.")["input_ids"]
+    logits = model(torch.tensor([[256, *ids[:20]], [256, *ids[20:40]]])).logits[:, :-1].detach()
+    expected = float(F.cross_entropy(logits.flatten(0, 1), torch.tensor(ids[:40])).exp())
+
+    def perplexity(model: PreTrainedModel, start: tuple[int, ...] = (256,)) -> float:
+        return text_perplexity(model, ids, text_size=TEXT_SIZE, start=start, passage=20)
+
+    assert perplexity(model) == pytest.approx(expected, rel=1e-5)
+    lm = VideoLM.extend(model, codec=codec, tokenizer=tokenizer)
+    lm.model.train()
+    assert perplexity(lm.model) == pytest.approx(expected, rel=1e-5) and lm.model.training
+    assert perplexity(lm.model, ()) != pytest.approx(expected, rel=1e-3), (
+        "without a start the first id is not asked for"
+    )
+    with pytest.raises(ShapeError, match="a passage of 512 ids, got a text of 52"):
+        text_perplexity(model, ids, text_size=TEXT_SIZE)
 
 
 def test_clips_are_drawn_the_same_in_any_batch_and_judged(video_lm: VideoLM) -> None:

@@ -122,9 +122,20 @@ def test_bits_are_of_a_code_also_where_codes_are_digits(tmp_path: Path) -> None:
     assert bits["next_token"] == pytest.approx(math.log2(1000)) == bits["maskgit"]
 
 
+def test_a_text_is_measured_before_and_after(saved: Path, tmp_path: Path) -> None:
+    base, text = tmp_path / "base", tmp_path / "text.txt"
+    build_model("llama").save_pretrained(base)
+    text.write_text("call me ishmael. " * 100, encoding="utf-8")
+    flags = ("--mode", "next_token", "--text", str(text), "--base", str(base))
+    found = evaluate(saved, "sprites", tmp_path / "out", *flags)["figures"]["text_perplexity"]
+    assert found["now"] == pytest.approx(found["before"], rel=1e-4) and found["now"] > 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["sprites", "--base", "somewhere"], "say --text FILE too"),
+        (["sprites", "--text", "nowhere.txt"], "cannot read the text nowhere.txt"),
         (["sprites", "--x264"], "--x264 measures a codec"),
         (["sprites", "--completed", "0"], "must be at least 1"),
         (["sprites", "--mode", "magic"], "magic"),

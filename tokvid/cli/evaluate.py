@@ -50,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lm.add_argument("--mode", action="append", default=[], help="draw in this mode alone (may be given again)")
     lm.add_argument("--completed", type=int, default=64, metavar="N", help="complete so many clips (default 64)")
     lm.add_argument("--batch-size", type=int, default=64, metavar="N", help="clips drawn at once (default 64)")
+    lm.add_argument("--text", metavar="FILE", help="also the perplexity of this UTF-8 text")
+    lm.add_argument("--base", metavar="MODEL", help="and what it was to MODEL, which the language model was made of")
     lm.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
     lm.add_argument(
         "--all", action="store_true", help="all videos of DATA: it is a folder that no training has seen a part of"

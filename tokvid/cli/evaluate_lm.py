@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from tokvid.cli.judging import JudgedClip
     from tokvid.data.clips import ClipArray
     from tokvid.report.page import Report
+    from tokvid_lm import VideoLM
     from tokvid_lm.full_evaluation import LMEvaluation
     from tokvid_lm.video_settings import VideoSettings
 
 _SHOWN = 12
+_MOST_TEXT = 32_768  # characters: some eight thousand ids, which is minutes of two cores and tells a tenth
 
 
 def run_lm(arguments: argparse.Namespace, output: Path) -> int:
@@ -35,12 +37,16 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
         raise DataError(
             f"--batch-size and --completed must be at least 1, got {arguments.batch_size} and {arguments.completed}"
         )
+    if arguments.base and not arguments.text:
+        raise DataError("--base is for the perplexity of a text: say --text FILE too")
     from tokvid.provenance import provenance
     from tokvid.runtime import default_device, loading_dtype, prepare
     from tokvid_lm import VideoLM
     from tokvid_lm.full_evaluation import evaluate_lm
+    from tokvid_lm.passages import read_text
 
     prepare(arguments.seed)
+    text = read_text(arguments.text) if arguments.text else ""
     lm = VideoLM.from_pretrained(arguments.model, dtype=loading_dtype()).to(default_device())
     wanted = _shape(lm.settings, arguments)
     clips = load_clips(arguments.data, wanted, arguments.clips, split=None if arguments.all else "held_out")
@@ -54,6 +60,8 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
             batch_size=arguments.batch_size,
             progress=progress,
         )
+    if text:
+        evaluation.figures["text_perplexity"] = _perplexities(lm, text, arguments.base)
     verdicts = _judge(clips, evaluation) if arguments.data == SPRITES else {}
     facts = {
         "model": Path(arguments.model).name,
@@ -93,6 +101,24 @@ def _shape(settings: VideoSettings, arguments: argparse.Namespace) -> dict[str, 
             "the model was trained on clips of more than one shape: say --size, --frames and --fps, one of each"
         )
     return wanted
+
+
+def _perplexities(lm: VideoLM, text: str, base: str | None) -> dict[str, float]:
+    """Of the beginning of a text, ``now`` and ``before`` the model was extended."""
+    from tokvid.runtime import default_device, loading_dtype
+    from tokvid_lm.evaluation import text_perplexity
+    from tokvid_lm.loading import load_causal_lm
+
+    processor = lm.processor
+    ids, start = processor.encode_text(text[:_MOST_TEXT]), processor.start_ids()
+    models = {"now": lm.model}
+    if base is not None:
+        models["before"] = load_causal_lm(base, dtype=loading_dtype())
+        models["before"].to(default_device())  # type: ignore[arg-type]
+    return {
+        when: text_perplexity(model, ids, text_size=lm.vocabulary.text_size, start=start)
+        for when, model in models.items()
+    }
 
 
 def _judge(clips: ClipArray, evaluation: LMEvaluation) -> dict[str, list[JudgedClip]]:
