@@ -116,6 +116,15 @@ def test_the_forward_pass_is_encode_and_decode_without_the_clipping(tiny: VideoC
     torch.testing.assert_close(output.frames.clamp(-1, 1), decoded, atol=1e-5, rtol=0)
 
 
+def test_of_some_clips_the_decoder_sees_latents_before_they_are_rounded(tiny: VideoCodec) -> None:
+    frames = noise(2, 3, 9, 16, 24)
+    plain, mixed = tiny(frames), tiny(frames, torch.tensor([True, False]))
+    assert torch.equal(mixed.frames[1], plain.frames[1]) and not torch.equal(mixed.frames[0], plain.frames[0])
+    assert torch.equal(mixed.quantizer.codes, plain.quantizer.codes)
+    ceiling = tiny.decode_latents(tiny.unrounded_latents(frames), num_frames=9)
+    torch.testing.assert_close(mixed.frames[:1], ceiling[:1], atol=1e-5, rtol=1e-5)
+
+
 def test_an_image_is_the_first_latent_frame_of_a_clip(codec: VideoCodec) -> None:
     """The same mathematics; a kernel may add in another order when the batch is larger, so up to rounding."""
     clip = noise(1, 3, 9, 32, 32)

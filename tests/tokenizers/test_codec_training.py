@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.tokenizers.lively import SMALLEST, noise
 from tests.tokenizers.tiny_run import STEPS, Killed, assert_same_run, at_step, die, killed_at, lines, recipe
@@ -22,6 +23,7 @@ from tokvid.metrics.psnr_ssim import psnr
 from tokvid.optimizer import AdamWConfig, MuonConfig
 from tokvid_tokenizers import VideoCodec, load_codec
 from tokvid_tokenizers import training as training_module
+from tokvid_tokenizers.codec import CodecOutput
 from tokvid_tokenizers.evaluation import reconstruct
 from tokvid_tokenizers.losses.quantizer import QuantizerLossConfig
 from tokvid_tokenizers.quantizers import LFQConfig, VQConfig
@@ -68,6 +70,23 @@ def test_the_figures_are_of_the_very_reconstructions_that_can_be_shown(
     with torch.autocast("cpu", torch.bfloat16):
         coarse = reconstruct(trained.codec, held_out)
     assert not np.array_equal(coarse.pictures, shown.pictures), "this test cannot tell the precisions apart"
+
+
+def test_a_decoder_learns_from_latents_that_are_not_rounded_too(
+    tmp_path: Path, clips: tuple[ClipArray, ClipArray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, ...]] = []
+    forward = VideoCodec.forward
+
+    def watched(codec: VideoCodec, frames: Tensor, unrounded: Tensor | None = None) -> CodecOutput:
+        assert unrounded is not None
+        seen.append(tuple(unrounded.tolist()))
+        return forward(codec, frames, unrounded)
+
+    monkeypatch.setattr(VideoCodec, "forward", watched)
+    train_codec(recipe(tmp_path, unrounded_share=0.5, steps=12), *clips)
+    drawn = [each for step in seen for each in step]
+    assert len(seen) == 12 and 0.2 < sum(drawn) / len(drawn) < 0.8 and len(set(seen)) > 1
 
 
 def test_the_weight_of_the_quantizers_loss_follows_its_schedule(

@@ -70,6 +70,23 @@ def test_codes_lie_in_range_and_stand_for_what_was_quantized(kind: str) -> None:
 
 
 @kinds
+def test_what_is_not_rounded_lies_where_the_codes_are(kind: str) -> None:
+    quantizer = in_use(kind)
+    latents = noise(2, quantizer.dim, 3, 4, 5) * 2
+    unrounded, output = quantizer.unrounded(latents), quantizer(latents)
+    assert unrounded.shape == output.quantized.shape
+    if quantizer.num_codebooks == 1 and kind not in ("vq, cosine in 4 dimensions", "lfq, projected"):
+        # Rounding is taking the nearest row; behind a projection that holds inside of it alone.
+        distances = torch.cdist(to_vectors(unrounded), quantizer.codebook_vectors())
+        chosen = distances.gather(1, to_vectors(output.codes))[:, 0]
+        torch.testing.assert_close(chosen, distances.amin(1), atol=1e-5, rtol=1e-5)
+    # What is a code's own latent loses nothing.
+    error = (unrounded - output.quantized).square().mean()
+    others = unrounded.flatten(2).roll(1, 2).view_as(unrounded)
+    assert error < (others - output.quantized).square().mean()
+
+
+@kinds
 def test_the_codebooks_are_what_codes_stand_for(kind: str) -> None:
     quantizer = in_use(kind)
     books = [quantizer.codebook_vectors(book) for book in range(quantizer.num_codebooks)]

@@ -107,6 +107,13 @@ class VideoCodec(nn.Module):
         """
         return self.quantizer.latents_of(self._encoded(self.encoder, frames, encoder_tiling(self.config, tile, halo)))
 
+    def unrounded_latents(self, frames: Tensor) -> Tensor:
+        """What codes lose by rounding: latents float32 ``[B,D,t,h,w]`` where codebook vectors are, but not rounded.
+
+        ``decode_latents`` of them is what the best refinement of the codes could give.
+        """
+        return self._encoded(self._unrounded_block, frames, encoder_tiling(self.config, None, None))
+
     def decode_latents(
         self,
         latents: Tensor,
@@ -205,11 +212,18 @@ class VideoCodec(nn.Module):
         if not self.num_codebooks:
             raise ModelError("a continuous codec has no codes: use encode_latents and decode_latents")
 
-    def forward(self, frames: Tensor) -> CodecOutput:
-        """Reconstruct frames ``[B,3,T,H,W]``; what training calls. All frames at once, which is faster than blocks."""
+    def forward(self, frames: Tensor, unrounded: Tensor | None = None) -> CodecOutput:
+        """Reconstruct frames ``[B,3,T,H,W]``; what training calls. All frames at once, which is faster than blocks.
+
+        Of the clips that ``unrounded``, bool ``[B]``, names, the decoder sees the latents before they are rounded.
+        """
         self.check_frames(frames)
-        quantizer: QuantizerOutput = self.quantizer(self.encoder(frames))
-        decoded: Tensor = self.decoder(quantizer.quantized.to(self.decoder.stem.weight.dtype))
+        encoded = self.encoder(frames)
+        quantizer: QuantizerOutput = self.quantizer(encoded)
+        latents = quantizer.quantized
+        if unrounded is not None:
+            latents = torch.where(unrounded[:, None, None, None, None], self._unrounded(encoded), latents)
+        decoded: Tensor = self.decoder(latents.to(self.decoder.stem.weight.dtype))
         return CodecOutput(frames=decoded[:, :, : frames.shape[2]], quantizer=quantizer)
 
     @torch.no_grad()
@@ -258,6 +272,13 @@ class VideoCodec(nn.Module):
         if num_frames is not None:
             check_num_frames(num_frames, clip.shape[2], self.temporal_stride)
         return _through(step, clip, self.config.stream_block, tiling)[:, :, :num_frames]
+
+    def _unrounded_block(self, frames: Tensor, past: Past) -> Tensor:
+        return self._unrounded(self.encoder(frames, past))
+
+    def _unrounded(self, encoded: Tensor) -> Tensor:
+        with torch.autocast(encoded.device.type, enabled=False):
+            return self.quantizer.unrounded(encoded.float())
 
     def _decode_latent_block(self, latents: Tensor, past: Past) -> Tensor:
         frames: Tensor = self.decoder(latents.to(self.decoder.stem.weight.dtype), past)

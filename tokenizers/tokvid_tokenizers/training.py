@@ -183,7 +183,7 @@ class CodecTrainer:
         with log.waiting():
             frames = self.batch(self.step)
         with self.autocast():
-            output = self.engine.forward(frames)
+            output = self.engine.forward(frames, self.unrounded(len(frames)))
         losses = reconstruction_loss(self.config.loss, output.frames, frames)
         losses["quantizer"] = self.config.quantizer_loss.weight_at(self.step) * output.quantizer.loss.float()
         losses |= self.adversarial_loss(output.frames, losses)
@@ -209,6 +209,11 @@ class CodecTrainer:
         # The last one too: a finished run that is resumed has nothing left to train, and gives the same codec.
         if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
             self.save_checkpoint()
+
+    def unrounded(self, clips: int) -> Tensor | None:
+        """Of which clips of this batch the decoder sees latents that are not rounded, bool ``[B]``; None: of none."""
+        share = self.config.unrounded_share
+        return torch.rand(clips, device=self.device) < share if share else None
 
     def adversarial_loss(self, reconstruction: Tensor, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the adversary adds to the codec's ``losses``, if there is one and it is listened to."""

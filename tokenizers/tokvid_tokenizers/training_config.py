@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tokvid.config_checks import at_least, is_average, less_than, positive
+from tokvid.config_checks import at_least, is_average, is_share, less_than, positive
 from tokvid.data.clips import DataConfig, SpriteDataConfig
 from tokvid.errors import ConfigError
 from tokvid.optimizer import MuonConfig, OptimizerConfig
@@ -32,6 +32,9 @@ class CodecTrainingConfig:
     ones), another loss, or both. ``trains: decoder`` leaves its codes as they are, so that language models of them stay
     right: the second of VidTok's two stages (arXiv 2412.13061).
 
+    Of a random ``unrounded_share`` of the clips the decoder sees the latents before they are rounded to codes (HART,
+    Tang et al. 2024, arXiv 2410.10812, takes half), so that it can make use of what a diffusion head adds to codes.
+
     ``clips: memory`` loads all clips before the first step; ``disk`` reads (or draws) each when its batch comes, on
     ``loading_workers`` threads, for data that do not fit. Only so can there be ``buckets``, of which each step takes
     one: clips of several sizes and lengths, pictures among videos, small and short clips first. ``batch_size`` counts
@@ -52,6 +55,7 @@ class CodecTrainingConfig:
     quantizer_loss: QuantizerLossConfig = field(default_factory=QuantizerLossConfig)
     start_from: str | None = None
     trains: Literal["all", "decoder"] = "all"
+    unrounded_share: float = 0.0
     adversarial: AdversarialConfig | None = None
     average_decay: float = 0.0
     checkpoint_blocks: bool = False
@@ -68,6 +72,7 @@ class CodecTrainingConfig:
         at_least(self, 1, "checkpoint_every", "keep_checkpoints", "loading_workers")
         positive(self, "gradient_clip")
         is_average(self, "average_decay")
+        is_share(self, "unrounded_share")
         less_than(self, "warmup_steps", "steps")
         if self.trains == "decoder" and self.start_from is None:
             raise ConfigError("trains: decoder needs start_from: codes that nobody learned would be decoded")

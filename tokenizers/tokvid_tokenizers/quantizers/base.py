@@ -41,6 +41,13 @@ class Quantizer(nn.Module, ABC):
         """Latents ``[B,D,t,h,w]`` of what the encoder gives, ``[B,encoded_dim,t,h,w]``."""
         return encoded
 
+    def unrounded(self, latents: Tensor) -> Tensor:
+        """What :meth:`quantize` rounds, ``[B,D,t,h,w]`` in the space of the codebook vectors: all that codes lose.
+
+        A decoder takes it as it takes quantized latents, the better the more of it it saw in training.
+        """
+        return latents
+
     def forward(self, latents: Tensor) -> QuantizerOutput:
         """Quantize latents ``[B,encoded_dim,t,h,w]`` in float32, whatever the precision around it."""
         if latents.ndim != 5 or latents.shape[1] != self.encoded_dim or 0 in latents.shape:

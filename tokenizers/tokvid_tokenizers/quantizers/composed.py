@@ -71,10 +71,14 @@ class ResidualQuantizer(Quantizer):
         self.codebook_size = stages[0].codebook_size
         self.num_codebooks = config.depth
 
+    def unrounded(self, latents: Tensor) -> Tensor:
+        """Latents, bounded where the first stage has levels."""
+        stage = self.config.quantizer
+        return squash(latents, stage.levels) if isinstance(stage, FSQConfig) else latents
+
     def quantize(self, latents: Tensor) -> QuantizerOutput:
         """Quantize latents ``[B,D,t,h,w]`` stage by stage."""
-        if isinstance(self.config.quantizer, FSQConfig):
-            latents = squash(latents, self.config.quantizer.levels)
+        latents = self.unrounded(latents)
         rest, total, outputs = latents, torch.zeros_like(latents), []
         for stage in self.stages:
             output = stage(rest)
@@ -114,6 +118,11 @@ class GroupedQuantizer(Quantizer):
         self.dim = config.groups * groups[0].dim
         self.codebook_size = groups[0].codebook_size
         self.num_codebooks = config.groups
+
+    def unrounded(self, latents: Tensor) -> Tensor:
+        """That of each group's channels."""
+        slices = latents.chunk(self.num_codebooks, dim=1)
+        return torch.cat([g.unrounded(part) for g, part in zip(self.groups, slices, strict=True)], dim=1)  # type: ignore[operator]
 
     def quantize(self, latents: Tensor) -> QuantizerOutput:
         """Quantize each group of channels of latents ``[B,D,t,h,w]``."""

@@ -17,6 +17,8 @@ from vector_quantize_pytorch import FSQ
 from tokvid.errors import ConfigError
 from tokvid_tokenizers.quantizers.base import Quantizer, QuantizerOutput
 
+_WIDER = 1e-3  # by how much vector-quantize-pytorch bounds latents wider than the outermost levels
+
 
 @dataclass(frozen=True, kw_only=True)
 class FSQConfig:
@@ -52,6 +54,14 @@ class FSQuantizer(Quantizer):
         quantized, codes = self.fsq(latents)
         return QuantizerOutput(quantized=quantized, codes=codes.long().unsqueeze(1), loss=latents.new_zeros(()))
 
+    def unrounded(self, latents: Tensor) -> Tensor:
+        """Latents bounded as the library bounds them, up to its rounding."""
+        levels = torch.tensor(self.config.levels, device=latents.device).view(1, -1, 1, 1, 1)
+        half = (levels - 1) * (1 + _WIDER) / 2
+        offset = torch.where(levels % 2 == 0, 0.5, 0.0)
+        bounded = (latents + (offset / half).atanh()).tanh() * half - offset
+        return bounded / (levels // 2)
+
     def dequantize(self, codes: Tensor) -> Tensor:
         """Quantized latents ``[B,D,t,h,w]`` of codes ``[B,1,t,h,w]``."""
         self.check_codes(codes)
@@ -79,6 +89,11 @@ class ResidualFSQStage(FSQuantizer):
         super().__init__(config)
         self.fsq = FSQ(levels=list(config.levels), preserve_symmetry=True, bound_hard_clamp=True)
         self.register_buffer("scale", torch.tensor(config.levels).float().pow(-stage), persistent=False)
+
+    def unrounded(self, latents: Tensor) -> Tensor:
+        """Latents as far as this stage's grid reaches."""
+        scale = self.scale.view(1, -1, 1, 1, 1)
+        return latents.clamp(-scale, scale)
 
     def quantize(self, latents: Tensor) -> QuantizerOutput:
         """Round latents ``[B,D,t,h,w]`` to this stage's grid."""

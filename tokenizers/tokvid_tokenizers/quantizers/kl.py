@@ -52,6 +52,10 @@ class GaussianBottleneck(Quantizer):
         """The means ``[B,D,t,h,w]``."""
         return encoded[:, : self.dim]
 
+    def unrounded(self, encoded: Tensor) -> Tensor:
+        """The means: nothing is rounded."""
+        return self.latents_of(encoded)
+
     def quantize(self, encoded: Tensor) -> QuantizerOutput:
         """Draw latents in training, else take their means."""
         mean, log_variance = encoded.chunk(2, dim=1)

@@ -63,6 +63,10 @@ class SignQuantizer(Quantizer):
         """Vectors ``[N,bits]`` where the codes are: unchanged, unless the codes lie on a sphere."""
         return vectors
 
+    def unrounded(self, latents: Tensor) -> Tensor:
+        """Latents through both projections, and on the sphere where the codes are."""
+        return to_latents(self.project_out(self.placed(self.project_in(to_vectors(latents)))), latents)
+
     def quantize(self, latents: Tensor) -> QuantizerOutput:
         """Take the signs of latents ``[B,D,t,h,w]``."""
         vectors = self.placed(self.project_in(to_vectors(latents)))

@@ -104,6 +104,10 @@ class VectorQuantizer(Quantizer):
             stats=stats,
         )
 
+    def unrounded(self, latents: Tensor) -> Tensor:
+        """Latents through both projections, and on the sphere where the codes are."""
+        return to_latents(self.project_out(self._placed(self.project_in(to_vectors(latents)))), latents)
+
     def dequantize(self, codes: Tensor) -> Tensor:
         """Quantized latents ``[B,D,t,h,w]`` of codes ``[B,1,t,h,w]``."""
         self.check_codes(codes)
