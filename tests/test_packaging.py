@@ -47,8 +47,8 @@ def test_the_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:
     for package in ("tokvid", "tokvid_tokenizers", "tokvid_lm"):
         assert f"{package}/py.typed" in names
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
-    recipes = {f"tokvid/{path.relative_to(ROOT)}" for path in (ROOT / "recipes").rglob("*.yaml")}
-    assert recipes <= set(names)
+    files = [*(ROOT / "recipes").rglob("*.yaml"), *(ROOT / "hub_cards").rglob("*")]
+    assert {f"tokvid/{path.relative_to(ROOT).as_posix()}" for path in files if path.is_file()} <= set(names)
     assert not [name for name in names if name.endswith((".pyc", ".tmp"))]
 
 

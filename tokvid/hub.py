@@ -17,21 +17,25 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def is_hub_id(name: str | Path) -> bool:
-    """Whether ``name`` is text of the form ``org/name`` and no folder or file of this machine is called so."""
-    return isinstance(name, str) and HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+    """Whether ``name`` is text of the form ``org/name``, and nothing here or that comes with tokvid is called so."""
+    return (
+        isinstance(name, str)
+        and HUB_ID.fullmatch(name) is not None
+        and not Path(name).exists()
+        and shipped_folder(name) is None
+    )
 
 
 def local_folder(name: str | Path, *, revision: str | None = None) -> Path:
     """The folder ``name``, or that of a copy of the Hub's ``org/name`` at ``revision`` (a branch, tag or commit).
 
-    Where there is no folder ``name``, it may be a model that comes with tokvid (``tokvid-sprites-lm``). A copy that is
+    Where there is no folder ``name``, text may be that of a model that comes with tokvid (``tokvid-sprites-lm``, and
+    ``tokvid-sprites-lm/codec``, its codec); a ``Path`` never is. A copy that is
     in the cache is used without a network (``HF_HUB_OFFLINE=1``). Raises :class:`ModelError` where there is none of
     these, and for a ``revision`` of a folder of this machine.
     """
     if not is_hub_id(name):
-        folder = Path(name)
-        if not folder.exists() and str(name) in shipped_models():
-            folder = hub_cards_folder() / name
+        folder = Path(name) if Path(name).exists() else shipped_folder(name) or Path(name)
         if not folder.is_dir():
             raise ModelError(
                 f"there is no folder {str(name)!r}, a model on the Hugging Face Hub is called org/name, and with tokvid"
@@ -54,6 +58,12 @@ def local_folder(name: str | Path, *, revision: str | None = None) -> Path:
 def shipped_models() -> list[str]:
     """Names of the models that come with tokvid."""
     return sorted(folder.name for folder in hub_cards_folder().iterdir() if (folder / "config.json").is_file())
+
+
+def shipped_folder(name: str | Path) -> Path | None:
+    """The folder of a model that comes with tokvid, or of the codec in it (``NAME/codec``); None for other names."""
+    model, _, inside = name.partition("/") if isinstance(name, str) else ("", "", "")
+    return hub_cards_folder() / model / inside if model in shipped_models() and inside in ("", "codec") else None
 
 
 def _first_line(error: Exception) -> str:

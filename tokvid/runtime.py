@@ -131,8 +131,8 @@ def has_bf16(device: str | torch.device) -> bool:
 
 
 def loading_dtype() -> torch.dtype | None:
-    """What models are loaded in to be used on :func:`default_device`: float32 on the processor, which is slow in bf16;
-    None, as they were saved, elsewhere."""
+    """What models are loaded in to be used on :func:`default_device`: on the processor float32, since many processors
+    emulate bf16, at up to a hundred times its time; elsewhere None, as they were saved."""
     import torch
 
     return torch.float32 if default_device().type == "cpu" else None
@@ -163,8 +163,10 @@ def _processor_bf16_gain() -> float:
     return best[torch.float32] / best[torch.bfloat16]
 
 
-def check_compiles(device: str | torch.device) -> None:
+def check_compiles(device: str | torch.device, otherwise: str) -> None:
     """Raise :class:`ConfigError` unless torch.compile works on ``device``: it is tried, on a few numbers.
+
+    ``otherwise`` says how to do without.
 
     What it needs beside torch are a C++ compiler and Python's headers, on a GPU triton. A try takes some 5 seconds,
     nearly all of which whoever compiles then saves; the first of a machine 20.
@@ -179,9 +181,7 @@ def check_compiles(device: str | torch.device) -> None:
     except Exception as error:  # of many types, those of the compilers among them
         reason = next((line for line in str(error).splitlines() if ": " in line), type(error).__name__)
         needs = "a C++ compiler (g++)" if torch.device(device).type == "cpu" else "triton and a C compiler"
-        raise ConfigError(
-            f"torch.compile does not work here ({reason}): install {needs}, or do without compiling"
-        ) from error
+        raise ConfigError(f"torch.compile does not work here ({reason}): install {needs}, or {otherwise}") from error
 
 
 def describe() -> dict[str, Any]:

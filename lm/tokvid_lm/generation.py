@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from tokvid_lm.grammar import Grammar
 from tokvid_lm.samplers.canvas import Canvas
 from tokvid_lm.samplers.masked import sample_at_once, sample_by_frame
 from tokvid_lm.samplers.next_token import sample_codes, sample_text
-from tokvid_lm.samplers.runner import Runner, check_context, sampling_from
+from tokvid_lm.samplers.runner import PLAIN, Runner, Way, check_context, sampling_from
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.segments import Segment, TextSegment, VideoSegment
 from tokvid_lm.templates import VideoHeader
@@ -29,6 +29,7 @@ from tokvid_lm.templates import VideoHeader
 if TYPE_CHECKING:
     from tokvid_lm.video_lm import VideoLM
 
+Prompts = Sequence[Segment] | Sequence[Sequence[Segment]]
 _SAMPLERS = {"next_token": sample_codes, "maskgit": sample_at_once, "frame": sample_by_frame}
 
 
@@ -57,6 +58,31 @@ class Request:
         return " ".join(texts) if texts else None
 
 
+def check_unused(settings: dict[str, object], purpose: str) -> None:
+    """Raise :class:`ModelError` naming the ``settings`` that are given and have no use."""
+    given = [name for name, value in settings.items() if value is not None]
+    if given:
+        raise ModelError(
+            f"{', '.join(given)} cannot be used {purpose}: leave {'it' if len(given) == 1 else 'them'} out"
+        )
+
+
+def as_batch(prompts: Prompts) -> list[list[Segment]]:
+    """A list of prompts, of one or of several; raises :class:`ModelError` for what is neither."""
+    if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence) or not prompts:
+        raise ModelError(
+            f"prompts is a list of segments or a list of such lists, got {prompts!r}; write [TextSegment('...')]"
+        )
+    if all(isinstance(piece, TextSegment | VideoSegment) for piece in prompts):
+        return [list(prompts)]  # type: ignore[arg-type]
+    batch: list[list[Segment]] = []
+    for prompt in prompts:
+        if not isinstance(prompt, list | tuple):
+            raise ModelError(f"prompts mixes lists and {type(prompt).__name__}; write one list of segments per prompt")
+        batch.append(list(prompt))
+    return batch
+
+
 def split_request(segments: Sequence[Segment], lm: VideoLM) -> Request:
     """A prompt whose last segment is a video with unknown cells asks for that video; any other for a new one."""
     last = segments[-1] if segments else None
@@ -83,9 +109,8 @@ def draw_codes(
     fps: float | None,
     copies: int,
     batch_size: int,
-    autocast: torch.dtype | None,
+    way: Way,
     progress: Callable[[int, int], None] | None,
-    compiled: bool = False,
 ) -> Tensor:
     """Codes ``[requests*copies,K,t,h,w]``, the copies of a request one after the other."""
     rows = [request for request in requests for _ in range(copies)]
@@ -93,8 +118,7 @@ def draw_codes(
     for start in range(0, len(rows), batch_size):
         chunk = rows[start : start + batch_size]
         samples = torch.arange(start, start + len(chunk))
-        options: dict[str, Any] = {"fps": fps, "samples": samples, "autocast": autocast, "compiled": compiled}
-        for _, ids in stream_ids(lm, chunk, sampling, grid, num_frames, **options):
+        for _, ids in stream_ids(lm, chunk, sampling, grid, num_frames, fps=fps, samples=samples, way=way):
             last = ids
         parts.append(lm.processor.decode_codes(last, grid))
         if progress is not None:
@@ -110,7 +134,7 @@ def draw_text(
     copies: int,
     max_new_tokens: int,
     batch_size: int,
-    autocast: torch.dtype | None,
+    way: Way,
 ) -> list[TextSegment]:
     """The text that follows each prompt, at most ``max_new_tokens`` ids, the copies one after the other."""
     if sampling.guided:
@@ -123,8 +147,8 @@ def draw_text(
     for start in range(0, len(prompts), batch_size):
         chunk = prompts[start : start + batch_size]
         samples = torch.arange(start, start + len(chunk))
-        with sampling_from(lm.model, autocast):
-            runner = Runner(lm.model, lm.head, chunk, max_new_tokens, positions=lm.positions, stored_as=autocast)
+        with sampling_from(lm.model, way.autocast):
+            runner = Runner(lm.model, lm.head, chunk, max_new_tokens, positions=lm.positions, way=way)
             drawn = list(sample_text(runner, allowed, ends, sampling, samples, max_new_tokens=max_new_tokens))
         answers.extend(TextSegment(lm.processor.decode_text(row)) for row in torch.stack(drawn, dim=1).tolist())
     return answers
@@ -139,9 +163,7 @@ def stream_ids(
     *,
     fps: float | None,
     samples: Tensor,
-    autocast: torch.dtype | None = None,
-    use_cache: bool = True,
-    compiled: bool = False,
+    way: Way = PLAIN,
 ) -> Iterator[tuple[int, Tensor]]:
     """``(latent frame, ids of codes [rows,S])`` after each finished latent frame of one batch."""
     header = VideoHeader(
@@ -157,17 +179,8 @@ def stream_ids(
         prompts += [_prompt(lm, null, header, canvas.rows(slice(row, row + 1))) for row, null in enumerate(nulls)]
     # The end of the video is never fed here, but whoever goes on with the document will feed it.
     check_context(lm.model, max(map(len, prompts)) + len(canvas) + 1)
-    with sampling_from(lm.model, autocast):
-        runner = Runner(
-            lm.model,
-            lm.head,
-            prompts,
-            len(canvas),
-            positions=lm.positions,
-            stored_as=autocast,
-            use_cache=use_cache,
-            compiled=compiled,
-        )
+    with sampling_from(lm.model, way.autocast):
+        runner = Runner(lm.model, lm.head, prompts, len(canvas), positions=lm.positions, way=way)
         for frame, ids in _SAMPLERS[sampling.mode](runner, canvas, lm.vocabulary, sampling, samples):
             yield frame, ids[:, canvas.is_code]
 

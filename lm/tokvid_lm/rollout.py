@@ -21,6 +21,7 @@ from tokvid.errors import ModelError
 from tokvid.grid import Grid
 from tokvid_lm.generation import Given, Request, stream_ids
 from tokvid_lm.processor import codec_device
+from tokvid_lm.samplers.runner import PLAIN, Way
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.tasks import first_frames
 
@@ -63,7 +64,7 @@ def stream_frames(
     *,
     fps: float | None,
     rollout: Rollout | None = None,
-    autocast: torch.dtype | None = None,
+    way: Way = PLAIN,
 ) -> Iterator[Tensor]:
     """Frames ``[rows,3,T',H,W]`` on the CPU as they are done, of videos of ``grid`` in all.
 
@@ -76,7 +77,7 @@ def stream_frames(
             f"videos from actions are drawn in one piece: this one has {grid.t} latent frames, a chunk of the rollout"
             f" {length}"
         )
-    run = _Run(lm, requests, sampling, grid, fps, rollout or Rollout(), length, autocast)
+    run = _Run(lm, requests, sampling, grid, fps, rollout or Rollout(), length, way)
     if run.rollout.kind == "window" or grid.t <= length:
         yield from _decoded(lm, _window_codes(run), skipped=0)
     else:
@@ -94,7 +95,7 @@ class _Run:
     fps: float | None
     rollout: Rollout
     length: int
-    autocast: torch.dtype | None
+    way: Way
 
 
 def _chunk_length(lm: VideoLM, grid: Grid, rollout: Rollout | None) -> int:
@@ -186,9 +187,7 @@ def _chunk(run: _Run, drawn: int, given: Tensor | None) -> Iterator[Tensor]:
     num_frames = 1 + (chunk.t - 1) * lm.codec.temporal_stride
     size = chunk.h * chunk.w * lm.vocabulary.slots
     samples = torch.arange(len(requests))
-    for frame, ids in stream_ids(
-        lm, requests, sampling, chunk, num_frames, fps=run.fps, samples=samples, autocast=run.autocast
-    ):
+    for frame, ids in stream_ids(lm, requests, sampling, chunk, num_frames, fps=run.fps, samples=samples, way=run.way):
         if frame >= count:
             whole = lm.processor.decode_codes(ids[:, : (frame + 1) * size], replace(chunk, t=frame + 1))
             yield whole[:, :, count:]

@@ -25,13 +25,14 @@ from tokvid.hub import local_folder
 from tokvid.runtime import check_compiles
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.extend import extend
-from tokvid_lm.generation import Request, draw_codes, draw_text, split_request
+from tokvid_lm.generation import Prompts, Request, as_batch, check_unused, draw_codes, draw_text, split_request
 from tokvid_lm.head import plain_head
 from tokvid_lm.layout import build_layout
 from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer, mark_model_type
 from tokvid_lm.positions import PositionKind, PositionScheme
 from tokvid_lm.processor import VideoProcessor, codec_device
 from tokvid_lm.rollout import Rollout, stream_frames
+from tokvid_lm.samplers.runner import Way
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.segments import Segment, TextSegment, VideoSegment
 from tokvid_lm.templates import build_template
@@ -42,8 +43,6 @@ from tokvid_tokenizers import VideoCodec, load_codec
 
 CODEC_FOLDER = "codec"
 OUTPUTS = ("text", "video")
-
-Prompts = Sequence[Segment] | Sequence[Sequence[Segment]]
 
 
 class VideoLM:
@@ -228,9 +227,10 @@ class VideoLM:
         ``top_p`` of 1 keep all ids. At most ``batch_size`` rows run together (twice as many with guidance); a sample
         is the same in any batch. ``autocast`` computes in that type (bfloat16, say). ``compiled`` draws codes with
         steps that went through torch.compile: some 20 seconds for the first clip of each mode, number of rows and
-        length of prompts, and then less for every step (:class:`ConfigError` without a compiler).
-        ``progress(done, total)`` follows the clips whose codes are drawn. Raises :class:`ModelError` for what the
-        model cannot do.
+        stretch of 64 ids that its prompt ends in, and then less for every step; after the eighth of these torch
+        compiles no more. ``progress(done, total)`` follows the clips whose codes are drawn. Raises
+        :class:`ModelError` for what the model cannot do, and for settings that are not used in what was asked for,
+        :class:`ConfigError` without a compiler.
         """
         if output not in OUTPUTS:
             raise ModelError(f"unknown output {output!r}: {did_you_mean(output, OUTPUTS)}")
@@ -248,8 +248,17 @@ class VideoLM:
             choice_temperature=choice_temperature,
             seed=seed,
         )
-        batch = _as_batch(prompts)
+        batch, way = as_batch(prompts), Way(autocast=autocast, compiled=compiled)
         if output == "text":
+            of_video: dict[str, object] = {
+                "mode": mode,
+                "num_frames": num_frames,
+                "height": height,
+                "width": width,
+                "fps": fps,
+            }
+            of_video |= {"actions": actions, "compiled": compiled or None, "progress": progress}
+            check_unused(of_video, "to generate text")
             return draw_text(
                 self,
                 batch,
@@ -257,14 +266,14 @@ class VideoLM:
                 copies=num_return_sequences,
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
-                autocast=autocast,
+                way=way,
             )
-        if compiled:
-            check_compiles(self.model.device)
         requests = [split_request(segments, self) for segments in batch]
         if actions is not None:
             requests = [replace(each, given=replace(each.given, actions=actions)) for each in requests]
         grid, num_frames = self.size_of(requests, num_frames, height, width)
+        if compiled:
+            check_compiles(self.model.device, "leave compiled out")
         codes = draw_codes(
             self,
             requests,
@@ -274,9 +283,8 @@ class VideoLM:
             fps=self.settings.fps if fps is None else fps,
             copies=num_return_sequences,
             batch_size=batch_size,
-            autocast=autocast,
+            way=way,
             progress=progress,
-            compiled=compiled,
         )
         return [
             VideoSegment(
@@ -320,7 +328,7 @@ class VideoLM:
             grid,
             fps=self.settings.fps if fps is None else fps,
             rollout=rollout,
-            autocast=autocast,
+            way=Way(autocast=autocast),
         ):
             yield frames[:, :, :left]
             left -= frames.shape[2]
@@ -392,18 +400,3 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: VideoVocabu
     beyond = [name for name, token in known.items() if token >= vocabulary.code_offset]
     if beyond:
         raise ModelError(f"the text tokenizer's {beyond[0]!r} has id {known[beyond[0]]}, which is the id of a code")
-
-
-def _as_batch(prompts: Prompts) -> list[list[Segment]]:
-    if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence) or not prompts:
-        raise ModelError(
-            f"prompts is a list of segments or a list of such lists, got {prompts!r}; write [TextSegment('...')]"
-        )
-    if all(isinstance(piece, TextSegment | VideoSegment) for piece in prompts):
-        return [list(prompts)]  # type: ignore[arg-type]
-    batch: list[list[Segment]] = []
-    for prompt in prompts:
-        if not isinstance(prompt, list | tuple):
-            raise ModelError(f"prompts mixes lists and {type(prompt).__name__}; write one list of segments per prompt")
-        batch.append(list(prompt))
-    return batch

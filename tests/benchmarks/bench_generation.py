@@ -35,6 +35,7 @@ from tokvid_lm import TextSegment, VideoLM
 from tokvid_lm.building import build_lm
 from tokvid_lm.generation import draw_codes, split_request
 from tokvid_lm.grammar import Grammar, GrammarLogitsProcessor
+from tokvid_lm.samplers.runner import Way
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.templates import VideoHeader
 from tokvid_lm.training_config import LMRecipe
@@ -71,9 +72,8 @@ def build(template: Literal["bare"] | None = None) -> VideoLM:
 def ours(lm: VideoLM, mode: str, batch: int, *, compiled: bool = False) -> Tensor:
     """``batch`` clips of one caption."""
     requests = [split_request([TextSegment(CAPTION)], lm)]
-    options: dict[str, Any] = {"fps": None, "copies": batch, "batch_size": batch, "autocast": None, "progress": None}
-    options["compiled"] = compiled
-    return draw_codes(lm, requests, SETTINGS[mode], GRID, FRAMES, **options)
+    options: dict[str, Any] = {"fps": None, "copies": batch, "batch_size": batch, "progress": None}
+    return draw_codes(lm, requests, SETTINGS[mode], GRID, FRAMES, way=Way(compiled=compiled), **options)
 
 
 def theirs(lm: VideoLM, batch: int, *, constrained: bool) -> Tensor:

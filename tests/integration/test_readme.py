@@ -6,6 +6,7 @@ itself is made by a fixture; installation is tested in test_packaging.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -114,6 +115,19 @@ def test_the_demos_are_commands_that_exist() -> None:
         output = Path(asked.output or "runs/demo")
         codec, lm = demo_verb.recipes(fast=asked.fast, data=asked.data, output=output)
         assert codec.data == lm.data and lm.codec == str(output / "codec" / "codec")
+
+
+def test_the_commands_of_the_cards_are_complete() -> None:
+    """Not run here: the figures that they give take hours."""
+    for card in (ROOT / "hub_cards").glob("*/README.md"):
+        text = card.read_text(encoding="utf-8")
+        lines = [*re.findall(r"`(tokvid [^`]+)`", text), *re.findall(r"^```sh\n(tokvid .*)$", text, re.MULTILINE)]
+        commands = [shlex.split(line) for line in lines]
+        assert len(commands) >= 2, f"{card} says how none of its figures was found"
+        for _, name, *rest in commands:
+            parser = Parser(prog=f"tokvid {name}")
+            importlib.import_module(VERBS[name].module).add_arguments(parser)
+            parser.parse_args(rest)
 
 
 def test_the_yaml_fits_the_recipes() -> None:

@@ -18,7 +18,7 @@ from tokvid_lm.generation import split_request, stream_ids
 from tokvid_lm.mixture import MixtureConfig
 from tokvid_lm.noise import uniform
 from tokvid_lm.samplers.masked import _Refiner
-from tokvid_lm.samplers.runner import Runner
+from tokvid_lm.samplers.runner import Runner, Way
 from tokvid_lm.samplers.sampling import Sampling, draw
 from tokvid_lm.tasks import first_frames
 from tokvid_lm.video_settings import VideoSettings
@@ -41,7 +41,7 @@ def draw_ids(sampling: Sampling, **changes: Any) -> Tensor:
     lm = build()
     requests = [split_request(CAT, lm)]
     samples = torch.arange(1)
-    states = list(stream_ids(lm, requests, sampling, GRID, 5, fps=None, samples=samples, **changes))
+    states = list(stream_ids(lm, requests, sampling, GRID, 5, fps=None, samples=samples, way=Way(**changes)))
     return states[-1][1]
 
 

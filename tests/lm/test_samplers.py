@@ -21,7 +21,7 @@ from tokvid_lm.generation import split_request, stream_ids
 from tokvid_lm.mask_spec import MaskSpec, mask_for
 from tokvid_lm.samplers.cache import ReservedCache
 from tokvid_lm.samplers.next_token import sample_text
-from tokvid_lm.samplers.runner import Runner, check_context, sampling_from
+from tokvid_lm.samplers.runner import Runner, Way, check_context, sampling_from
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.segments import Segment
 from tokvid_lm.tasks import first_frames, inside_box
@@ -48,10 +48,10 @@ def draw(lm: VideoLM, mode: str, prompts: list[list[Segment]] | None = None, **c
     """The ids of codes ``[rows,S]`` of the last state."""
     prompts = [[TextSegment(text)] for text in TEXTS] if prompts is None else prompts
     samples = changes.pop("samples", torch.arange(len(prompts)))
-    ways = {name: changes.pop(name) for name in ("use_cache", "compiled") if name in changes}
+    way = Way(**{name: changes.pop(name) for name in ("use_cache", "compiled") if name in changes})
     sampling = Sampling(**{"mode": mode, "steps": 4, "guidance_scale": 2.0, **changes})  # type: ignore[arg-type]
     requests = [split_request(segments, lm) for segments in prompts]
-    states = list(stream_ids(lm, requests, sampling, GRID, 5, fps=None, samples=samples, **ways))
+    states = list(stream_ids(lm, requests, sampling, GRID, 5, fps=None, samples=samples, way=way))
     return states[-1][1]
 
 
@@ -105,16 +105,44 @@ def test_steps_of_one_shape_draw_the_same(family: str, mode: str, monkeypatch: p
     try:
         lm = build(family)
         assert torch.equal(draw(lm, mode, compiled=True), draw(lm, mode))
+        for length in (1, 7, 19):  # a program would be made for each shape, and torch makes eight at most
+            prompt: list[list[Segment]] = [[TextSegment("a" * length)]] * 3
+            assert torch.equal(draw(lm, mode, prompt, compiled=True), draw(lm, mode, prompt))
     finally:
         torch.use_deterministic_algorithms(deterministic)
     assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_what_a_fixed_step_tried_is_forgotten(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda body, dynamic: body)
+    lm = build(family)
+    prompts = [lm.document([TextSegment(text)]) for text in TEXTS]
+    ids = torch.arange(24).view(3, 8) + lm.vocabulary.code_offset
+    features = []
+    for way in (Way(compiled=True), Way(use_cache=False)):
+        with sampling_from(lm.model, None):
+            runner = Runner(lm.model, lm.head, prompts, 16, positions=lm.positions, way=way)
+            runner.prefill()
+            places = runner.lengths[:, None] + torch.arange(8)
+            for kept in (False, True):
+                runner.feed(ids if kept else ids + 30, places, block=True, keep=kept)
+            # In pieces that are not compiled, also where something was tried before.
+            runner.feed(ids + 60, places + 8, keep=False)
+            features.append(runner.feed(ids, places + 8))
+    torch.testing.assert_close(*features, atol=1e-5 * float(features[1].abs().max()), rtol=0)
+
+
+def test_compiled_steps_read_a_cache() -> None:
+    with pytest.raises(ModelError, match="a compiled step reads a cache"):
+        Way(compiled=True, use_cache=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_compiled_steps_draw_the_same_and_compile_once(mode: str) -> None:
     lm, prompt = build(), [TextSegment("abcde")]
-    options: dict[str, Any] = {"mode": mode, "num_frames": 5, "height": 16, "width": 24, "temperature": 0.5, "steps": 3}
+    options: dict[str, Any] = {"mode": mode, "num_frames": 5, "height": 16, "width": 24, "temperature": 0.5}
     (plain,) = lm.generate(prompt, **options)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

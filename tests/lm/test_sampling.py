@@ -104,3 +104,6 @@ def test_settings_are_overridden_one_by_one() -> None:
     changed = own.override(top_k=0, top_p=1.0, temperature=1.0, guidance_scale=2.0, seed=3, choice_temperature=0.0)
     assert changed == Sampling(mode="frame", guidance_scale=2.0, steps=4, first_steps=8, choice_temperature=0.0, seed=3)
     assert own.override(steps=6).first_steps == 0, "who says how many steps means every frame"
+    for setting in ({"steps": 4}, {"choice_temperature": 0.0}):
+        with pytest.raises(ModelError, match=r"for the masked modes, maskgit and frame, and this is next_token"):
+            Sampling().override(**setting)  # type: ignore[arg-type]

@@ -65,6 +65,12 @@ def test_the_prompt_may_hold_video_and_the_answer_may_be_text(video_lm: VideoLM)
 
 def test_greedy_text_is_what_hugging_face_writes(video_lm: VideoLM) -> None:
     (answer,) = video_lm.generate(CAT, output="text", max_new_tokens=12, top_k=1)
+    with pytest.raises(ModelError, match="mode, height, compiled cannot be used to generate text: leave them out"):
+        video_lm.generate(CAT, output="text", mode="maskgit", height=33, compiled=True)
+    with pytest.raises(ModelError, match="guidance_scale is for video"):
+        video_lm.generate(CAT, output="text", guidance_scale=2.0)
+    with pytest.raises(ModelError, match="fps cannot be used to generate text: leave it out"):
+        video_lm.generate(CAT, output="text", fps=3.0)
     assert isinstance(answer, TextSegment)
     prompt = video_lm.processor.encode_prompt(CAT)[None]
     text_only = list(range(video_lm.vocabulary.text_size, video_lm.vocabulary.total_size))
@@ -178,14 +184,14 @@ def test_broken_folders_say_what_is_wrong(video_lm: VideoLM, tmp_path: Path) -> 
     [
         ({"mode": "maskgit"}, "not trained to draw in the mode 'maskgit', only in next_token"),
         ({"mode": "maskgti"}, "unknown mode 'maskgti': did you mean 'maskgit'"),
-        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": 3}, "for the masked modes, maskgit and frame"),
         ({"output": "vidoe"}, "unknown output 'vidoe': did you mean 'video'"),
         ({"height": 17}, "multiples of 8"),
         ({"width": None}, "needs num_frames, height and width"),
         ({"num_return_sequences": 0}, "at least 1"),
         ({"temperature": 0}, "temperature must be above 0"),
         ({"height": 128, "width": 128}, "the model's context has 256"),
-        ({"output": "text", "guidance_scale": 2.0}, "guidance_scale is for video"),
+        ({"output": "text"}, "num_frames, height, width cannot be used to generate text: leave them out"),
         ({"prompts": "a cat"}, r"write \[TextSegment"),
         ({"prompts": []}, "list of segments"),
         ({"prompts": [[TextSegment("a")], TextSegment("b")]}, "mixes lists and TextSegment"),

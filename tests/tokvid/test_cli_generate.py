@@ -24,7 +24,8 @@ from tokvid_tokenizers import load_codec
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lm") / "model"
     lm = VideoLM.extend(build_model("llama"), codec=load_codec("preset:tiny"), tokenizer=build_tokenizer())
-    lm.settings = VideoSettings(sampling=(OWN, Sampling(mode="maskgit", steps=2)))
+    sampling = (OWN, Sampling(mode="maskgit", steps=2))
+    lm.settings = VideoSettings(sampling=sampling, num_frames=9, height=16, width=24, fps=6.0)
     lm.save_pretrained(folder)
     return folder
 
@@ -56,6 +57,31 @@ def test_the_settings_are_those_of_the_model_and_flags_override(saved: Path, tmp
     sampling, masked = draw(saved, tmp_path / "masked.mp4", "--mode", "maskgit", "--steps", "3")
     assert sampling == to_mapping(Sampling(mode="maskgit", steps=3))
     assert not np.array_equal(masked, frames)
+
+
+def test_a_clip_is_like_those_that_the_model_learned_from(saved: Path, tmp_path: Path) -> None:
+    file = tmp_path / "cat.mp4"
+    assert command.main(["generate", "a cat", "--model", str(saved), "-o", str(file)]) == 0
+    facts = probe_video(file)
+    assert (read_video(file).frames.shape, facts.fps) == ((9, 16, 24, 3), 6.0)
+    assert (made_by(file)["dtype"], made_by(file)["compiled"]) == ("float32", False)
+    assert (
+        command.main(["generate", "a cat", "--model", str(saved), "-o", str(tmp_path / "fast.mp4"), "--fps", "9"]) == 0
+    )
+    assert probe_video(tmp_path / "fast.mp4").fps == 9.0
+
+
+def test_settings_without_a_use_are_refused(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", "a cat", "--model", str(saved), "-o", str(tmp_path / "cat.mp4"), "--steps", "3"]
+    assert command.main(arguments) == 2
+    assert "steps and choice_temperature are for the masked modes" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_compiled_steps_draw_the_same_file(saved: Path, tmp_path: Path) -> None:
+    _, frames = draw(saved, tmp_path / "plain.mp4")
+    assert np.array_equal(draw(saved, tmp_path / "compiled.mp4", "--compile")[1], frames)
+    assert made_by(tmp_path / "compiled.mp4")["compiled"]
 
 
 def test_the_file_tells_its_caption_and_where_it_comes_from_but_no_folder(saved: Path, tmp_path: Path) -> None:

@@ -145,7 +145,15 @@ def test_neither_code_nor_pickles_are_taken() -> None:
 
 
 def test_a_model_that_comes_with_tokvid_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (local_folder("tokvid-sprites-lm") / "codec" / "config.json").is_file()
+    folder = local_folder("tokvid-sprites-lm")
+    assert folder.name == "tokvid-sprites-lm" and (folder / "model.safetensors").is_file()
+    assert not is_hub_id("tokvid-sprites-lm/codec")
+    assert load_codec("tokvid-sprites-lm/codec").codec_id == load_codec(folder / "codec").codec_id
+    with pytest.raises(ModelError, match="did you mean 'tokvid-sprites-lm/codec'"):
+        load_codec("tokvid-sprites-lm")
+    for name in (Path("tokvid-sprites-lm"), "tokvid-sprites-lm/..", "tokvid-sprites-lm/codec/..", "../hub_cards"):
+        with pytest.raises(ModelError, match="there is no folder"):
+            local_folder(name)
     (tmp_path / "tokvid-sprites-lm").mkdir()
     monkeypatch.chdir(tmp_path)
     assert local_folder("tokvid-sprites-lm") == Path("tokvid-sprites-lm")  # a folder of one's own comes first

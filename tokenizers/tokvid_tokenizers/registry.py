@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from tokvid.errors import ModelError
-from tokvid.hub import is_hub_id, local_folder
+from tokvid.hub import is_hub_id, local_folder, shipped_folder
 from tokvid_tokenizers.codec import CONFIG_FILE, VideoCodec
 from tokvid_tokenizers.presets import PRESETS, preset
 
@@ -24,8 +24,8 @@ def load_codec(
 ) -> VideoCodec:
     """Load a codec from a folder or from the Hub's ``org/name``, or build ``preset:<name>``.
 
-    A preset has random weights drawn from ``seed``; only a codec on the Hub has a ``revision``. Raises
-    :class:`ModelError` where there is no such codec.
+    ``tokvid-sprites-lm/codec`` comes with tokvid. A preset has random weights drawn from ``seed``; only a codec on the
+    Hub has a ``revision``. Raises :class:`ModelError` where there is no such codec.
     """
     text = str(name)
     if revision is not None and not is_hub_id(name):
@@ -36,14 +36,21 @@ def load_codec(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             codec = VideoCodec(preset(text.removeprefix(PRESET_PREFIX))).eval()
-    elif (Path(text) / CONFIG_FILE).is_file():
-        codec = VideoCodec.from_pretrained(text)
     else:
-        inner = next((found for found in sorted(Path(text).glob(f"*/{CONFIG_FILE}"))), None)
-        if inner is not None:
-            raise ModelError(f"no codec {text!r}: did you mean {str(inner.parent)!r}?")
+        codec = VideoCodec.from_pretrained(_folder(name))
+    return codec if device is None else codec.to(device)
+
+
+def _folder(name: str | Path) -> Path:
+    """The folder of a codec of this machine, or of one that comes with tokvid."""
+    text = str(name)
+    folder = Path(name) if Path(name).exists() else shipped_folder(name) or Path(name)
+    inner = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+    if inner:  # a run, or a language model with its codec
+        raise ModelError(f"no codec {text!r}: did you mean {f'{text}/{inner[0]}'!r}?")
+    if not (folder / CONFIG_FILE).is_file():
         raise ModelError(
             f"no codec {text!r}: give a folder with a {CONFIG_FILE}, a model on the Hub (org/name), or one of"
             f" {', '.join(list_codecs())}"
         )
-    return codec if device is None else codec.to(device)
+    return folder

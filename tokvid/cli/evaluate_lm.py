@@ -66,6 +66,7 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
     facts = {
         "model": Path(arguments.model).name,
         "codec_id": lm.codec.codec_id,
+        "dtype": str(lm.model.dtype).removeprefix("torch."),
         "data": Path(arguments.data).name,
         "clips": f"{len(clips)} of {clips.frames.shape[1]} frames of {clips.frames.shape[2]}x{clips.frames.shape[3]}",
         "skipped": [name for name, _ in clips.skipped],

@@ -14,6 +14,7 @@ from tokvid.errors import DataError, ModelError
 from tokvid.video import Video, check_destination, write_video
 
 DEFAULT_MODEL = "tokvid-sprites-lm"
+_FPS = 8.0  # of a model that was trained on clips of several rates
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the video to write (.mp4)")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the file when it exists")
-    parser.add_argument("--frames", type=int, default=17, help="number of frames (default 17)")
-    parser.add_argument("--size", default="32x32", metavar="HxW", help="height and width in pixels (default 32x32)")
-    parser.add_argument("--fps", type=float, default=8.0, help="frames a second of the file (default 8)")
+    trained = "default: as the model was trained"
+    parser.add_argument("--frames", type=int, default=None, help=f"number of frames ({trained})")
+    parser.add_argument("--size", default=None, metavar="HxW", help=f"height and width in pixels ({trained})")
+    parser.add_argument("--fps", type=float, default=None, help=f"frames a second of the file ({trained}, or 8)")
     own = "default: as the model was evaluated"
     parser.add_argument("--guidance", type=float, default=None, help=f"classifier-free guidance; 1 is off ({own})")
     parser.add_argument("--temperature", type=float, default=None, help=f"above 0; lower is surer ({own})")
@@ -55,9 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.exists() and not arguments.force:
         raise DataError(f"{output} exists: give another name, or -f to overwrite it")
-    height, width = parse_size(arguments.size)
+    height, width = parse_size(arguments.size) if arguments.size is not None else (None, None)
     check_caption(arguments.caption)
-    check_destination(output, arguments.fps)
+    check_destination(output, _FPS if arguments.fps is None else arguments.fps)
     from transformers.utils import logging as transformers_logging
 
     from tokvid.config import to_mapping
@@ -92,11 +94,14 @@ def run(arguments: argparse.Namespace) -> int:
         "model": Path(arguments.model).name,
         "sampling": to_mapping(sampling),
         "codec": lm.codec.codec_id,
+        "dtype": str(lm.model.dtype).removeprefix("torch."),
+        "compiled": arguments.compile,
         **provenance(arguments.seed),
     }
     assert isinstance(clip, VideoSegment) and clip.frames is not None
     pictures = to_pictures(clip.frames)[0]
-    write_video(output, Video(frames=pictures, fps=arguments.fps), metadata={"tokvid": json.dumps(made_by)})
+    fps = arguments.fps or lm.settings.fps or _FPS
+    write_video(output, Video(frames=pictures, fps=fps), metadata={"tokvid": json.dumps(made_by)})
     print(output)
     return 0
 

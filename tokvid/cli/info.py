@@ -8,6 +8,7 @@ tokvid info preset:base                       a codec: parameters, strides, code
 tokvid info runs/codec --size 17x256x256      the same of a saved codec, for a clip of TxHxW
 tokvid info presets --measure                 a table of all presets; with --measure seconds and memory on this machine
 tokvid info runs/lm                           a video language model: vocabulary, parameters, its codec
+tokvid info tokvid-sprites-lm                 one that comes with tokvid
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 from tokvid.codes_file import SUFFIX, CodesFile
 from tokvid.config import to_mapping
 from tokvid.errors import ConfigError, DataError
+from tokvid.hub import shipped_folder
 
 # The size that published codecs are compared at.
 SIZE = "17x128x128"
@@ -67,6 +69,8 @@ def describe(what: str | None, size: str | None = None, *, measured: bool = Fals
 
     ``size`` and ``measured`` are for codecs alone; for anything else :class:`ConfigError`.
     """
+    if what is not None and not Path(what).exists():
+        what = str(shipped_folder(what) or what)
     is_video_lm = what is not None and (Path(what) / VIDEO_LM).is_file()
     is_codec = what is not None and (what.startswith("preset:") or (Path(what) / CONFIG).is_file())
     # A file or folder of that name goes first.

@@ -1,8 +1,7 @@
 """Feeds rows of ids to a model, piece by piece: a prompt, then ids that see all before them, or blocks that see
 themselves.
 
-It holds the cache, the masks and the positions, and takes back what was only tried. With the cache off everything is
-computed anew each time, which is slow and says the same: tests compare the two. It knows ids, not what they mean.
+It holds the cache, the masks and the positions, and takes back what was only tried. It knows ids, not what they mean.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,14 +25,35 @@ from tokvid_lm.positions import Coordinates, PositionScheme
 from tokvid_lm.samplers.cache import ReservedCache
 
 _CACHE_NAMES = ("cache", "past_key_values")  # transformers renamed it in 5.24
+# Compiled steps have room for a multiple of so many ids, so that one program serves many lengths of prompts.
+_COMPILED_ROOM = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How a model is fed: in the type of ``autocast`` (None: its own), with ``compiled`` steps or as it is.
+
+    Without ``use_cache`` everything is computed anew each time, which is slow and says the same: tests compare the two.
+    """
+
+    autocast: torch.dtype | None = None
+    compiled: bool = False
+    use_cache: bool = True
+
+    def __post_init__(self) -> None:
+        if self.compiled and not self.use_cache:
+            raise ModelError("a compiled step reads a cache: leave one of compiled=True and use_cache=False out")
+
+
+PLAIN = Way()
+"""With a cache, in the model's own type, not compiled."""
 
 
 class Runner:
     """Rows under way. ``prompts`` are documents of any lengths; at most ``room`` more ids are fed.
 
-    ``head`` is the model's plain head, or None where the model makes its logits otherwise. ``stored_as`` is the type
-    that keys and values are held in. Raises :class:`ModelError` for a model that has no cache, or whose attention
-    takes no masks of ours.
+    ``head`` is the model's plain head, or None where the model makes its logits otherwise. Raises :class:`ModelError`
+    for a model that has no cache, or whose attention takes no masks of ours.
     """
 
     def __init__(
@@ -43,9 +64,7 @@ class Runner:
         room: int,
         *,
         positions: PositionScheme,
-        stored_as: torch.dtype | None = None,
-        use_cache: bool = True,
-        compiled: bool = False,
+        way: Way = PLAIN,
     ) -> None:
         self._body: nn.Module = model if head is None else model.base_model
         self._head = head
@@ -63,12 +82,14 @@ class Runner:
         self._device, self._dtype = model.device, model.dtype
         self._ids, self._places = (part.to(self._device) for part in _left_padded(prompts, positions))
         capacity = longest + room
+        if way.compiled:
+            capacity += -capacity % _COMPILED_ROOM
         # Padding is no key for anybody; all that is fed later is.
         self._is_key = (torch.arange(capacity) >= longest - self.lengths[:, None]).to(self._device)
         # Of each place in the cache, as windows count it: a block stands where it begins (MaskSpec.order).
         self._order = torch.arange(capacity, device=self._device)
-        self._cache = ReservedCache(model.config, capacity, stored_as=stored_as) if use_cache else None
-        self._step = torch.compile(self._body, dynamic=False) if compiled and use_cache else None
+        self._cache = ReservedCache(model.config, capacity, stored_as=way.autocast) if way.use_cache else None
+        self._step = torch.compile(self._body, dynamic=False) if way.compiled else None
         self._seen = 0
 
     @property

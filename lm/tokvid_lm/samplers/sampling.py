@@ -65,7 +65,15 @@ class Sampling:
         choice_temperature: float | None = None,
         seed: int | None = None,
     ) -> Sampling:
-        """These settings with the given ones in their place. None leaves one; ``top_k`` 0 and ``top_p`` 1 keep all."""
+        """These settings with the given ones in their place. None leaves one; ``top_k`` 0 and ``top_p`` 1 keep all.
+
+        Raises :class:`ModelError` for settings of the masked modes in another mode.
+        """
+        if self.mode == "next_token" and not (steps is None and choice_temperature is None):
+            raise ModelError(
+                "steps and choice_temperature are for the masked modes, maskgit and frame, and this is next_token:"
+                " leave them out, or choose a mode"
+            )
         given = {
             "guidance_scale": guidance_scale,
             "temperature": temperature,

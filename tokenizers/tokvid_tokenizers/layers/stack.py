@@ -61,7 +61,7 @@ def compile_blocks(network: nn.Module, enabled: bool = True) -> None:
     Raises :class:`ConfigError` where torch.compile does not work on the device of ``network``.
     """
     if enabled:
-        check_compiles(next(network.parameters()).device)
+        check_compiles(next(network.parameters()).device, "leave training.compile out")
     for module in network.modules():
         if isinstance(module, BlockStack):
             module.compiled = enabled
