@@ -37,10 +37,30 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tens
     tall = matrices.shape[1] > matrices.shape[2]
     result = (matrices.mT if tall else matrices).to(dtype)
     result = result / (torch.linalg.matrix_norm(result, keepdim=True) + 1e-7)
-    for _ in range(_ITERATIONS):
-        gram = result @ result.mT
-        result = torch.baddbmm(result, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), result, beta=_A)
+    if dtype == torch.float32 and result.shape[2] >= 3 * result.shape[1]:
+        result = _polynomial(result @ result.mT) @ result
+    else:
+        for _ in range(_ITERATIONS):
+            gram = result @ result.mT
+            result = torch.baddbmm(result, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), result, beta=_A)
     return (result.mT if tall else result).to(matrices.dtype)
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """What all iterations together multiply a matrix ``X`` by, from ``gram`` = X Xᵀ ``[N,rows,rows]`` alone.
+
+    Each multiplies by a polynomial p of the Gram matrix, which becomes p gram p: of wide matrices, as those of
+    convolutions are, two products are over the columns and not ten. float32, in which small eigenvalues survive.
+    """
+    product: Tensor | None = None
+    for iteration in range(_ITERATIONS):
+        step = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
+        step.diagonal(dim1=1, dim2=2).add_(_A)
+        product = step if product is None else step @ product
+        if iteration + 1 < _ITERATIONS:
+            gram = step @ gram @ step
+    assert product is not None
+    return product
 
 
 class Muon(torch.optim.Optimizer):

@@ -38,6 +38,16 @@ def test_the_directions_stay(shape: tuple[int, int]) -> None:
     assert cosine > 0.97
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(16, 64), (64, 300), (500, 40)])
+def test_wide_matrices_go_through_their_gram_matrix_alone(rows: int, columns: int) -> None:
+    """Of float64, which takes the plain way, the result is the same; also where singular values are tiny."""
+    matrices = normal(3, rows, columns) * torch.logspace(0, -6, rows)[:, None]
+    exact = orthogonalise(matrices.double(), torch.float64)
+    found = orthogonalise(matrices, torch.float32)
+    torch.testing.assert_close(found.double(), exact, atol=2e-3 * float(exact.abs().max()), rtol=0)
+    assert torch.equal(orthogonalise(torch.zeros(1, rows, columns), torch.float32), torch.zeros(1, rows, columns))
+
+
 def test_a_zero_gradient_moves_nothing() -> None:
     assert torch.equal(orthogonalise(torch.zeros(2, 4, 6)), torch.zeros(2, 4, 6))
 
