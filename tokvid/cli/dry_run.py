@@ -1,8 +1,8 @@
 """A recipe tried at a tiny size: what would fail after hours of preparation fails here in seconds.
 
-Every part of the recipe is built as it says, but for the data, which are a few small sprite clips, the number of steps
-(one or more of every bucket), and what it would start from: a small model stands in for a language model on the Hub.
-Nothing is written.
+Every part of the recipe is built as it says, but for the data, which are a few small sprite clips (and a sentence for
+every text), the number of steps (one or more of every bucket), and what it would start from: a small model stands in
+for a language model on the Hub. Nothing is written.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _SMALLEST_SIDE = 32
 _STEPS = 2
 _STAND_IN_CODEC = "preset:tiny"
+_STAND_IN_TEXT = "A fox that moves left is seen no more. " * 200
 
 
 def dry_run(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +67,11 @@ def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
     clips = _clips(2 * codec.spatial_stride, 1 + codec.temporal_stride)
     changed = {"data": clips, "training": training, "codec": _STAND_IN_CODEC, "evaluation": {"clips": 1}}
     with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder, "text.txt")
+        text.write_text(_STAND_IN_TEXT, encoding="utf-8")
+        if "mixture" in training:
+            parts = training["mixture"]
+            training["mixture"] = [{**part, "file": str(text)} if part.get("file") else part for part in parts]
         if from_hub:
             changed["model"] = {**data["model"], "name": _stand_in_model(Path(folder, "model"))}
         tiny = from_mapping(LMRecipe, {**data, **changed, "output": str(Path(folder, "run"))})

@@ -39,12 +39,15 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
         )
     if arguments.base and not arguments.text:
         raise DataError("--base is for the perplexity of a text: say --text FILE too")
+    from transformers.utils import logging as transformers_logging
+
     from tokvid.provenance import provenance
     from tokvid.runtime import default_device, loading_dtype, prepare
     from tokvid_lm import VideoLM
     from tokvid_lm.full_evaluation import evaluate_lm
     from tokvid_lm.passages import read_text
 
+    transformers_logging.disable_progress_bar()  # one for every file of weights
     prepare(arguments.seed)
     text = read_text(arguments.text) if arguments.text else ""
     lm = VideoLM.from_pretrained(arguments.model, dtype=loading_dtype()).to(default_device())
