@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from torch import Tensor
 from tokvid.errors import ShapeError
 from tokvid.frames import to_model, to_pictures
 from tokvid.grid import Grid
+from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.segments import Segment, TextSegment, VideoSegment
 from tokvid_lm.tasks import both_ends, first_frames, inside_box
 from tokvid_lm.video_lm import VideoLM
@@ -57,7 +59,8 @@ def complete_clips(
     """Hide a part of clips uint8 ``[N,T,H,W,3]``, let the model draw it, and guess it.
 
     ``fps`` is the clips' rate (default: that of the model's clips). ``task`` is a name of :data:`COMPLETIONS`. What is
-    hidden is replaced by the guess before the codec encodes the clip, so that no given cell has seen it.
+    hidden is replaced by the guess before the codec encodes the clip, so that no given cell has seen it. Codes are
+    drawn as :func:`surely` says: what is drawn is held against the one clip that there is.
     """
     if task not in COMPLETIONS:
         raise ShapeError(f"a completion is one of {', '.join(COMPLETIONS)}, got {task!r}")
@@ -81,6 +84,7 @@ def complete_clips(
         seed=seed,
         batch_size=batch_size,
         progress=progress,
+        **surely(lm.sampling_for(mode)),
     )
     frames = np.concatenate([to_pictures(clip.frames) for clip in drawn if isinstance(clip, VideoSegment)])  # type: ignore[arg-type]
     return Completion(
@@ -92,6 +96,13 @@ def complete_clips(
         psnr=_psnr(clips, frames, hidden),
         guess_psnr=_psnr(clips, guesses, hidden),
     )
+
+
+def surely(sampling: Sampling) -> dict[str, Any]:
+    """Settings for :meth:`VideoLM.generate` where the likeliest video is wanted and not one of many: a low temperature,
+    little guidance, and of the masked modes the surest codes first."""
+    settings = {"temperature": 0.5, "guidance_scale": min(2.0, sampling.guidance_scale)}
+    return settings if sampling.mode == "next_token" else {**settings, "choice_temperature": 0.0}
 
 
 def hidden_pixels(known: Tensor, num_frames: int, *, strides: tuple[int, int]) -> Hidden:
