@@ -1,0 +1,86 @@
+"""Latents drawn from a diffusion head: its flow followed from noise at time 1 to a latent at time 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tokvid.errors import ModelError, ShapeError, did_you_mean
+from tokvid_lm.diffusion_head import DiffusionHead
+from tokvid_lm.noise import uniform
+
+Solver = Literal["euler", "heun"]
+Velocity = Callable[[Tensor, Tensor, float], Tensor]
+"""Of points ``[N,C]`` at times ``[N]``, and the progress of the way in (0, 1], from which a ramp takes its height."""
+
+# Parts the noise that latents start from from all other noise of the same seed.
+_STREAM = 0xF10A
+
+
+def starting_noise(seed: int, samples: Tensor, positions: Tensor, channels: int, *, step: int = 0) -> Tensor:
+    """Standard normal float32 ``[N,channels]``, a function of (seed, sample, position, step) and the channel alone.
+
+    ``samples`` and ``positions`` int64 ``[N]``, on the CPU.
+    """
+    counters = (torch.tensor(_STREAM), samples[:, None], positions[:, None], torch.tensor(step), torch.arange(channels))
+    # Between the multiples of 2^-23 that it gives: 0 has no place under the normal curve.
+    between = uniform(seed, *counters).double() + 2.0**-24
+    normal: Tensor = torch.special.ndtri(between)
+    return normal.float()
+
+
+def follow(velocity: Velocity, noise: Tensor, *, steps: int, solver: Solver = "euler") -> Tensor:
+    """Where the flow takes ``noise`` ``[N,C]`` from time 1 to 0 in ``steps`` equal steps; Heun looks twice a step."""
+    if steps < 1:
+        raise ModelError(f"steps must be at least 1, got {steps}")
+    if solver not in get_args(Solver):
+        raise ModelError(f"unknown solver {solver!r}: {did_you_mean(str(solver), get_args(Solver))}")
+    points = noise
+    for step in range(steps):
+        start, end = (torch.full((len(noise),), 1 - place / steps, device=noise.device) for place in (step, step + 1))
+        progress = (step + 1) / steps
+        slope = velocity(points, start, progress)
+        if solver == "heun":
+            slope = (slope + velocity(points - slope / steps, end, progress)) / 2
+        points = points - slope / steps
+    return points
+
+
+@torch.no_grad()
+def draw_latents(
+    head: DiffusionHead,
+    conditions: Tensor,
+    noise: Tensor,
+    *,
+    steps: int = 25,
+    solver: Solver = "euler",
+    temperature: float = 1.0,
+    guidance_scale: float = 1.0,
+    null_conditions: Tensor | None = None,
+) -> Tensor:
+    """Latents float32 ``[N,C]`` in the data's units, given ``conditions`` ``[N,D]``, from normal ``noise`` ``[N,C]``.
+
+    ``temperature`` scales the noise. With a ``guidance_scale`` g other than 1 velocities are u + g (c - u), u given
+    ``null_conditions`` ``[N,D]``, and g rises along the way from 1 (as in MAR): what is nearly noise is not guided.
+    """
+    if noise.shape != (len(conditions), head.config.latent_dim):
+        raise ShapeError(
+            f"{len(conditions)} conditions need noise [{len(conditions)},{head.config.latent_dim}], got"
+            f" {list(noise.shape)}"
+        )
+    if not 0 <= temperature < float("inf"):
+        raise ModelError(f"temperature must be at least 0, got {temperature}")
+    if guidance_scale != 1.0 and null_conditions is None:
+        raise ModelError("guidance_scale compares with null_conditions: give them, or leave it at 1.0")
+
+    def velocity(points: Tensor, times: Tensor, progress: float) -> Tensor:
+        conditional: Tensor = head(points, times, conditions)
+        if guidance_scale == 1.0:
+            return conditional
+        unconditional: Tensor = head(points, times, null_conditions)
+        return unconditional + (1 + (guidance_scale - 1) * progress) * (conditional - unconditional)
+
+    return head.unstandardise(follow(velocity, noise * temperature, steps=steps, solver=solver))
