@@ -1,9 +1,10 @@
 """Videos of a thousand latent frames: memory and drift, ``make bench ARGS=tests/benchmarks/bench_rollout.py``.
 
-The model is TOKVID_BENCH_LM (runs/sprites-modes/lm/lm). Each policy and mode draws one video of ROLLOUT_LATENT_FRAMES
-(1,000) latent frames from one caption, a chunk at a time; what is measured of each fiftieth of it: resident memory,
-how far the pictures' mean colour and gradient energy are from the first frames', how much moves, and whether the
-oracle still sees the sprite that the caption names. The curves are drawn into runs/rollout/.
+The model is TOKVID_BENCH_LM (runs/sprites-modes/lm/lm). Each policy and mode (ROLLOUT_MODES, frame,maskgit) draws one
+video of ROLLOUT_LATENT_FRAMES (1,000) latent frames from one caption, a chunk at a time; what is measured of each
+fiftieth of it: resident memory, how far the pictures' mean colour and gradient energy are from the first frames', how
+much moves, and whether the oracle still sees the sprite that the caption names. The curves are drawn into
+runs/rollout/.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ FOLDER = Path("runs/rollout")
 WAYS = {
     f"{kind}, {mode}": (Rollout(kind=kind, overlap=2), mode)
     for kind in ("window", "reencode")
-    for mode in ("frame", "maskgit")
+    for mode in os.environ.get("ROLLOUT_MODES", "frame,maskgit").split(",")
 }
 Pictures = npt.NDArray[np.uint8]
 
@@ -68,7 +69,7 @@ def figures(pictures: Pictures) -> dict[str, float]:
 
 def test_rollouts() -> None:
     torch.set_num_threads(2)
-    lm = VideoLM.from_pretrained(MODEL)
+    lm = VideoLM.from_pretrained(MODEL, dtype=torch.float32)
     stride = lm.codec.temporal_stride
     num_frames = 1 + (LATENT_FRAMES - 1) * stride
     part = max(17, num_frames // 50)
