@@ -82,9 +82,11 @@ class DiffusionHead(nn.Module):
 
     def forward(self, noised: Tensor, times: Tensor, conditions: Tensor) -> Tensor:
         """Velocities float32 ``[...,N,C]`` of standardised ``noised`` ``[...,N,C]`` at ``times`` ``[...,N]`` in [0, 1]
-        (0: the latent, 1: noise), given ``conditions`` ``[N,D]``."""
-        signal = F.silu(self.time_in(_waves(times)) + self.condition_in(conditions))
-        hidden = self.latent_in(noised)
+        (0: the latent, 1: noise), given ``conditions`` ``[N,D]``, all of any floating type."""
+        # DeepSpeed may have made the weights bfloat16, and hidden states of a bfloat16 model meet float32 weights.
+        dtype = self.latent_in.weight.dtype
+        signal = F.silu(self.time_in(_waves(times).to(dtype)) + self.condition_in(conditions.to(dtype)))
+        hidden = self.latent_in(noised.to(dtype))
         for block in self.blocks:
             hidden = block(hidden, signal)
         shift, scale = self.shift_scale(signal).chunk(2, dim=-1)
@@ -114,20 +116,24 @@ class DiffusionHead(nn.Module):
 
         ``latents`` ``[N,C]`` in the data's units, ``conditions`` ``[N,D]``. ``noise`` ``[R,N,C]`` and ``times``
         ``[R,N]`` are drawn, ``repeats`` for each token, where they are not given. What the mask leaves out may hold
-        anything. Raises :class:`ShapeError` for other shapes and where nothing is left.
+        anything. R is ``repeats`` where neither is given. Raises :class:`ShapeError` for other shapes, for a mask
+        that is not bool and where nothing is left.
         """
-        if latents.ndim != 2 or latents.shape[1] != self.config.latent_dim or len(conditions) != len(latents):
-            raise ShapeError(
-                f"expected latents [N,{self.config.latent_dim}] and as many conditions, got {list(latents.shape)} and"
-                f" {list(conditions.shape)}"
-            )
-        drawn = (self.config.repeats, len(latents))
+        given = next((each for each in (noise, times) if each is not None), None)
+        drawn = (self.config.repeats if given is None else len(given), len(latents))
+        _expect("latents", latents, len(latents), self.config.latent_dim)
+        _expect("conditions", conditions, len(latents), self.config.condition_dim)
         if noise is None:
             noise = torch.randn(*drawn, self.config.latent_dim, device=latents.device)
         if times is None:
             logits = torch.randn(drawn, device=latents.device) * self.config.time_deviation + self.config.time_mean
             times = logits.sigmoid()
+        _expect("noise", noise, *drawn, self.config.latent_dim)
+        _expect("times", times, *drawn)
         if mask is not None:
+            _expect("mask", mask, len(latents))
+            if mask.dtype != torch.bool:  # integers would pick tokens by number
+                raise ShapeError(f"mask must be bool, got {mask.dtype}")
             latents, conditions, noise, times = latents[mask], conditions[mask], noise[:, mask], times[:, mask]
         if not len(latents):
             raise ShapeError("a loss needs a token: the mask leaves none")
@@ -137,7 +143,11 @@ class DiffusionHead(nn.Module):
         return error.square().mean()
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(torch.tensor(each, device=like.device) for each in (self.config.mean, self.config.deviation))  # type: ignore[return-value]
+        mean, deviation = (
+            torch.tensor(each, dtype=torch.float32, device=like.device)
+            for each in (self.config.mean, self.config.deviation)
+        )
+        return mean, deviation
 
 
 class _Block(nn.Module):
@@ -153,6 +163,11 @@ class _Block(nn.Module):
         added: Tensor = self.inner(_modulated(hidden, shift, scale))
         gated: Tensor = hidden + gate * added
         return gated
+
+
+def _expect(name: str, tensor: Tensor, *shape: int) -> None:
+    if tensor.shape != shape:
+        raise ShapeError(f"expected {name} {list(shape)}, got {list(tensor.shape)}")
 
 
 def _modulated(hidden: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

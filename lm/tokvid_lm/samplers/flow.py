@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -60,12 +61,17 @@ def draw_latents(
     temperature: float = 1.0,
     guidance_scale: float = 1.0,
     null_conditions: Tensor | None = None,
+    guidance_ramp: bool = True,
 ) -> Tensor:
     """Latents float32 ``[N,C]`` in the data's units, given ``conditions`` ``[N,D]``, from normal ``noise`` ``[N,C]``.
 
     ``temperature`` scales the noise. With a ``guidance_scale`` g other than 1 velocities are u + g (c - u), u given
-    ``null_conditions`` ``[N,D]``, and g rises along the way from 1 (as in MAR): what is nearly noise is not guided.
+    ``null_conditions`` ``[N,D]``. With ``guidance_ramp`` g rises along the way from 1: what is nearly noise is hardly
+    guided. MAR's ramp is another: it rises with the tokens that are drawn and is level along each one's way, so who
+    draws sets of tokens one after the other turns this one off and gives each set its g.
     """
+    if conditions.ndim != 2 or conditions.shape[1] != head.config.condition_dim:
+        raise ShapeError(f"expected conditions [N,{head.config.condition_dim}], got {list(conditions.shape)}")
     if noise.shape != (len(conditions), head.config.latent_dim):
         raise ShapeError(
             f"{len(conditions)} conditions need noise [{len(conditions)},{head.config.latent_dim}], got"
@@ -73,14 +79,19 @@ def draw_latents(
         )
     if not 0 <= temperature < float("inf"):
         raise ModelError(f"temperature must be at least 0, got {temperature}")
+    if not math.isfinite(guidance_scale):
+        raise ModelError(f"guidance_scale must be finite, got {guidance_scale}")
     if guidance_scale != 1.0 and null_conditions is None:
         raise ModelError("guidance_scale compares with null_conditions: give them, or leave it at 1.0")
+    if null_conditions is not None and null_conditions.shape != conditions.shape:
+        raise ShapeError(f"expected null_conditions {list(conditions.shape)}, got {list(null_conditions.shape)}")
 
     def velocity(points: Tensor, times: Tensor, progress: float) -> Tensor:
         conditional: Tensor = head(points, times, conditions)
         if guidance_scale == 1.0:
             return conditional
         unconditional: Tensor = head(points, times, null_conditions)
-        return unconditional + (1 + (guidance_scale - 1) * progress) * (conditional - unconditional)
+        scale = 1 + (guidance_scale - 1) * progress if guidance_ramp else guidance_scale
+        return unconditional + scale * (conditional - unconditional)
 
     return head.unstandardise(follow(velocity, noise * temperature, steps=steps, solver=solver))
