@@ -18,24 +18,18 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 def is_hub_id(name: str | Path) -> bool:
     """Whether ``name`` is text of the form ``org/name``, and nothing here or that comes with tokvid is called so."""
-    return (
-        isinstance(name, str)
-        and HUB_ID.fullmatch(name) is not None
-        and not Path(name).exists()
-        and shipped_folder(name) is None
-    )
+    return isinstance(name, str) and HUB_ID.fullmatch(name) is not None and not local_path(name).exists()
 
 
 def local_folder(name: str | Path, *, revision: str | None = None) -> Path:
     """The folder ``name``, or that of a copy of the Hub's ``org/name`` at ``revision`` (a branch, tag or commit).
 
-    Where there is no folder ``name``, text may be that of a model that comes with tokvid (``tokvid-sprites-lm``, and
-    ``tokvid-sprites-lm/codec``, its codec); a ``Path`` never is. A copy that is
-    in the cache is used without a network (``HF_HUB_OFFLINE=1``). Raises :class:`ModelError` where there is none of
-    these, and for a ``revision`` of a folder of this machine.
+    Where there is no folder ``name`` it may come with tokvid: see :func:`local_path`. A copy that is in the cache is
+    used without a network (``HF_HUB_OFFLINE=1``). Raises :class:`ModelError` where there is none of these, and for a
+    ``revision`` of a folder of this machine.
     """
     if not is_hub_id(name):
-        folder = Path(name) if Path(name).exists() else shipped_folder(name) or Path(name)
+        folder = local_path(name)
         if not folder.is_dir():
             raise ModelError(
                 f"there is no folder {str(name)!r}, a model on the Hugging Face Hub is called org/name, and with tokvid"
@@ -60,10 +54,17 @@ def shipped_models() -> list[str]:
     return sorted(folder.name for folder in hub_cards_folder().iterdir() if (folder / "config.json").is_file())
 
 
-def shipped_folder(name: str | Path) -> Path | None:
-    """The folder of a model that comes with tokvid, or of the codec in it (``NAME/codec``); None for other names."""
-    model, _, inside = name.partition("/") if isinstance(name, str) else ("", "", "")
-    return hub_cards_folder() / model / inside if model in shipped_models() and inside in ("", "codec") else None
+def local_path(name: str | Path) -> Path:
+    """``name`` as a path, which need not exist; or what comes with tokvid, where nothing here is called so.
+
+    That are :func:`shipped_models` and their codecs (``tokvid-sprites-lm/codec``), by text; a ``Path`` is a path.
+    """
+    path = Path(name)
+    if isinstance(name, str) and not path.exists():
+        model, _, inside = name.partition("/")
+        if inside in ("", "codec") and model in shipped_models():
+            return hub_cards_folder() / model / inside
+    return path
 
 
 def _first_line(error: Exception) -> str:

@@ -115,9 +115,9 @@ class DiffusionHead(nn.Module):
         """Mean squared error of the velocity over the channels of the tokens in ``mask``, bool ``[N]`` (None: all).
 
         ``latents`` ``[N,C]`` in the data's units, ``conditions`` ``[N,D]``. ``noise`` ``[R,N,C]`` and ``times``
-        ``[R,N]`` are drawn, ``repeats`` for each token, where they are not given. What the mask leaves out may hold
-        anything. R is ``repeats`` where neither is given. Raises :class:`ShapeError` for other shapes, for a mask
-        that is not bool and where nothing is left.
+        ``[R,N]`` are drawn where they are not given, and R is ``repeats`` where neither is. What the mask leaves out
+        may hold anything. Raises :class:`ShapeError` for other shapes, for a mask that is not bool and where nothing
+        is left.
         """
         given = next((each for each in (noise, times) if each is not None), None)
         drawn = (self.config.repeats if given is None else len(given), len(latents))

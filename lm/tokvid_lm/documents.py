@@ -155,7 +155,7 @@ class Documents:
                 length += _prefix_length(template, grid)
             if length > longest:
                 longest, where = length, clip
-        for (file, passage), _ in self._passages.items():
+        for file, passage in self._passages:
             if len(self._start) + passage > positions:
                 raise DataError(
                     f"passages of {passage} ids of {file} do not fit the {positions} that the model reads: lower"

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: ``u + g*(c - u)`` on logits. 1.0 is off; 0.0 is the unconditional model."""
+"""Classifier-free guidance: ``u + g*(c - u)`` on logits or velocities. 1.0 is off; 0.0 is the unconditional model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tokvid.errors import ModelError
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Combine logits of one shape; at ``scale`` 1.0 the conditional ones come back bit for bit."""
+    """Combine what a model says with and without its condition; at ``scale`` 1.0 the first comes back bit for bit."""
     if conditional.shape != unconditional.shape:
         raise ModelError(
-            f"guidance needs logits of one shape, got {list(conditional.shape)} and {list(unconditional.shape)}"
+            f"guidance needs tensors of one shape, got {list(conditional.shape)} and {list(unconditional.shape)}"
         )
     if scale == 1.0:
         return conditional

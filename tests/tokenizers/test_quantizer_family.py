@@ -20,6 +20,7 @@ from tokvid_tokenizers import CodecConfig, VideoCodec
 from tokvid_tokenizers.quantizers import Quantizer, build_quantizer
 from tokvid_tokenizers.quantizers.base import to_latents, to_vectors
 from tokvid_tokenizers.quantizers.bits import bits_to_codes, codes_to_signs, entropies
+from tokvid_tokenizers.quantizers.fsq import FSQConfig, ResidualFSQStage
 from tokvid_tokenizers.quantizers.nearest import nearest
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -334,6 +335,15 @@ def test_every_stage_of_a_residual_quantizer_leaves_less(kind: str) -> None:
         errors.append(float((goal - (latents.tanh() if kind == "fsq" else latents)).square().mean()))
     # FSQ bounds latents by its own tanh, which is near, not equal, to the plain one.
     assert errors[1] < 0.75 * errors[0] and (kind == "fsq" or errors[2] < 0.75 * errors[1])
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_later_stage_of_levels_rounds_what_is_not_rounded_too(stage: int) -> None:
+    quantizer = ResidualFSQStage(FSQConfig(levels=(5, 4, 3)), stage)
+    latents = noise(2, 3, 2, 4, 4) * 0.7
+    distances = torch.cdist(to_vectors(quantizer.unrounded(latents)), quantizer.codebook_vectors())
+    chosen = distances.gather(1, to_vectors(quantizer(latents).codes))[:, 0]
+    torch.testing.assert_close(chosen, distances.amin(1), atol=1e-5, rtol=1e-5)
 
 
 def test_rows_that_nothing_chooses_are_restarted_on_latents() -> None:

@@ -56,6 +56,8 @@ def test_a_folder_is_measured_whole_and_what_fails_is_named(tmp_path: Path, caps
         (["sprites", "--size", "30x30"], "multiples of 8"),
         (["sprites", "--clips", "0"], "--clips must be at least 1"),
         (["sprites", "--lpips", "none.pth", "none.pth"], "none.pth"),
+        (["sprites", "--text", "novel.txt"], "--text is for a language model"),
+        (["sprites", "--mode", "frame"], "--mode is for a language model"),
     ],
 )
 def test_what_cannot_be_is_one_line(

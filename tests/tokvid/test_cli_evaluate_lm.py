@@ -153,6 +153,13 @@ def test_what_cannot_be_measured_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_empty_text_is_not_passed_over(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").touch()
+    arguments = ["evaluate", str(saved), "sprites", "--clips", "2", "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--text", str(tmp_path / "text.txt")]) == 2
+    assert "got a text of 0" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_captions_are_held_against_each_other() -> None:
     said = [
         "a fox moves left over grass",

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from tokvid.errors import ModelError
-from tokvid.hub import is_hub_id, local_folder, shipped_folder
+from tokvid.hub import is_hub_id, local_folder, local_path
 from tokvid_tokenizers.codec import CONFIG_FILE, VideoCodec
 from tokvid_tokenizers.presets import PRESETS, preset
 
@@ -44,7 +44,7 @@ def load_codec(
 def _folder(name: str | Path) -> Path:
     """The folder of a codec of this machine, or of one that comes with tokvid."""
     text = str(name)
-    folder = Path(name) if Path(name).exists() else shipped_folder(name) or Path(name)
+    folder = local_path(name)
     inner = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
     if inner:  # a run, or a language model with its codec
         raise ModelError(f"no codec {text!r}: did you mean {f'{text}/{inner[0]}'!r}?")

@@ -49,10 +49,12 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
 
     transformers_logging.disable_progress_bar()  # one for every file of weights
     prepare(arguments.seed)
-    text = read_text(arguments.text) if arguments.text else ""
+    text = read_text(arguments.text) if arguments.text else None
     lm = VideoLM.from_pretrained(arguments.model, dtype=loading_dtype()).to(default_device())
     wanted = _shape(lm.settings, arguments)
     clips = load_clips(arguments.data, wanted, arguments.clips, split=None if arguments.all else "held_out")
+    # First: what is wrong with a text or its model is said before clips are drawn.
+    perplexities = {} if text is None else {"text_perplexity": _perplexities(lm, text, arguments.base)}
     with counted("measure") as progress:
         evaluation = evaluate_lm(
             lm,
@@ -63,8 +65,7 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
             batch_size=arguments.batch_size,
             progress=progress,
         )
-    if text:
-        evaluation.figures["text_perplexity"] = _perplexities(lm, text, arguments.base)
+    evaluation.figures.update(perplexities)
     verdicts = _judge(clips, evaluation) if arguments.data == SPRITES else {}
     facts = {
         "model": Path(arguments.model).name,
@@ -108,7 +109,7 @@ def _shape(settings: VideoSettings, arguments: argparse.Namespace) -> dict[str, 
 
 
 def _perplexities(lm: VideoLM, text: str, base: str | None) -> dict[str, float]:
-    """Of the beginning of a text, ``now`` and ``before`` the model was extended."""
+    """Of the beginning of a text, ``now`` and, if ``base`` is said, ``before`` the model was extended."""
     from tokvid.runtime import default_device, loading_dtype
     from tokvid_lm.evaluation import text_perplexity
     from tokvid_lm.loading import load_causal_lm

@@ -23,7 +23,7 @@ from typing import Any
 from tokvid.codes_file import SUFFIX, CodesFile
 from tokvid.config import to_mapping
 from tokvid.errors import ConfigError, DataError
-from tokvid.hub import shipped_folder
+from tokvid.hub import local_path
 
 # The size that published codecs are compared at.
 SIZE = "17x128x128"
@@ -69,8 +69,8 @@ def describe(what: str | None, size: str | None = None, *, measured: bool = Fals
 
     ``size`` and ``measured`` are for codecs alone; for anything else :class:`ConfigError`.
     """
-    if what is not None and not Path(what).exists():
-        what = str(shipped_folder(what) or what)
+    if what is not None:
+        what = str(local_path(what))
     is_video_lm = what is not None and (Path(what) / VIDEO_LM).is_file()
     is_codec = what is not None and (what.startswith("preset:") or (Path(what) / CONFIG).is_file())
     # A file or folder of that name goes first.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokvid.errors import ModelError, ShapeError, did_you_mean
 from tokvid_lm.diffusion_head import DiffusionHead
+from tokvid_lm.guidance import guide
 from tokvid_lm.noise import uniform
 
 Solver = Literal["euler", "heun"]
@@ -65,10 +66,10 @@ def draw_latents(
 ) -> Tensor:
     """Latents float32 ``[N,C]`` in the data's units, given ``conditions`` ``[N,D]``, from normal ``noise`` ``[N,C]``.
 
-    ``temperature`` scales the noise. With a ``guidance_scale`` g other than 1 velocities are u + g (c - u), u given
-    ``null_conditions`` ``[N,D]``. With ``guidance_ramp`` g rises along the way from 1: what is nearly noise is hardly
-    guided. MAR's ramp is another: it rises with the tokens that are drawn and is level along each one's way, so who
-    draws sets of tokens one after the other turns this one off and gives each set its g.
+    ``temperature`` scales the noise. A ``guidance_scale`` g is away from ``null_conditions`` ``[N,D]``, on velocities
+    as :mod:`tokvid_lm.guidance` is on logits. With ``guidance_ramp`` g rises along the way from 1: what is nearly
+    noise is hardly guided. MAR's ramp is another: it rises with the tokens that are drawn and is level along each
+    one's way, so who draws sets of tokens one after the other turns this one off and gives each set its g.
     """
     if conditions.ndim != 2 or conditions.shape[1] != head.config.condition_dim:
         raise ShapeError(f"expected conditions [N,{head.config.condition_dim}], got {list(conditions.shape)}")
@@ -90,8 +91,7 @@ def draw_latents(
         conditional: Tensor = head(points, times, conditions)
         if guidance_scale == 1.0:
             return conditional
-        unconditional: Tensor = head(points, times, null_conditions)
         scale = 1 + (guidance_scale - 1) * progress if guidance_ramp else guidance_scale
-        return unconditional + scale * (conditional - unconditional)
+        return guide(conditional, head(points, times, null_conditions), scale)
 
     return head.unstandardise(follow(velocity, noise * temperature, steps=steps, solver=solver))
