@@ -1,7 +1,7 @@
 """Is a sample the same alone and among others? ``make bench ARGS=tests/benchmarks/bench_batches.py``.
 
 200 clips are drawn in fp32 from 200 captions in every mode that the model at TOKVID_BENCH_LM (runs/sprites-modes/lm/lm)
-knows, at batch 1 and at batch 8. The noise is the same bit for bit; sums of floats in another order may tip a choice,
+knows (or BATCH_MODES names), at batch 1 and at batch 8. The noise is the same bit for bit; sums of floats in another order may tip a choice,
 and every later code with it. Also counted: of 1,000 clips drawn at temperature 2, those whose ids are all codes.
 """
 
@@ -34,7 +34,8 @@ def test_batches() -> None:
     print(
         f"\n| mode | of {SAMPLES} the same at batch 1 and 8 | whole videos of {HOT} at temperature 2 |\n|---|---|---|"
     )
-    for mode in [sampling.mode for sampling in lm.settings.sampling]:
+    known = [sampling.mode for sampling in lm.settings.sampling]
+    for mode in os.environ["BATCH_MODES"].split(",") if "BATCH_MODES" in os.environ else known:
         alone, among = (draw(lm, captions[:SAMPLES], mode, size) for size in (1, 8))
         same = int((alone == among).flatten(1).all(1).sum())
         hot = draw(lm, captions[:HOT], mode, 64, temperature=2.0)
