@@ -57,12 +57,18 @@ def _check_rates(config: MuonConfig | AdamWConfig, *names: str) -> None:
 
 
 def build_optimizer(
-    config: OptimizerConfig, model: nn.Module, *, adam_names: Iterable[str] = (), undecayed: Iterable[str] = ()
+    config: OptimizerConfig,
+    model: nn.Module,
+    *,
+    adam_names: Iterable[str] = (),
+    undecayed: Iterable[str] = (),
+    undecayed_rate: float = 1.0,
 ) -> torch.optim.Optimizer:
     """An optimizer over ``model``; every group has a ``base_lr`` for :func:`set_learning_rate`.
 
     ``adam_names`` are parts of the names of parameters that Muon leaves to Adam: embeddings, stems and heads.
-    ``undecayed`` are names of parameters that AdamW does not decay.
+    ``undecayed`` are names of parameters that AdamW does not decay, and whose rate is ``undecayed_rate`` times that of
+    the others.
     """
     if isinstance(config, MuonConfig):
         groups = muon_groups(model, lr=config.learning_rate, adam_lr=config.adam_learning_rate, adam_names=adam_names)
@@ -78,7 +84,8 @@ def build_optimizer(
     groups = [{"params": [p for name, p in trained if name not in kept], "base_lr": config.learning_rate}]
     if kept:
         tables = [p for name, p in trained if name in kept]
-        groups.append({"params": tables, "base_lr": config.learning_rate, "weight_decay": 0.0})
+        rate = undecayed_rate * config.learning_rate
+        groups.append({"params": tables, "lr": rate, "base_lr": rate, "weight_decay": 0.0})
     return torch.optim.AdamW(
         groups,
         lr=config.learning_rate,

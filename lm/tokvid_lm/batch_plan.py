@@ -6,6 +6,7 @@ with the batches that the interrupted one would have seen. Nothing here knows id
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -77,8 +78,10 @@ class BatchPlan(Dataset[Batch]):
         """Rows of a stage from sample ``first`` on.
 
         Documents are taken in turn until they would fill a window of rows, the longest are placed first, each in the
-        first row that has room (first fit decreasing), and full rows come in a drawn order. The samples of rows that
-        are not well filled are packed again with the next window.
+        row where it leaves least room (best fit decreasing), and full rows come in a drawn order. The samples of rows
+        that are not well filled are packed again with the next window; but half of the rows go out in any case, those
+        of the samples that wait longest: documents that nothing fits beside would wait for ever, and take the place of
+        others.
         """
         window = max(_WINDOW_ROWS, 4 * stage.rows)
         waiting: list[tuple[int, int]] = []
@@ -92,8 +95,10 @@ class BatchPlan(Dataset[Batch]):
                 waiting.append((length, sample))
                 total += length
                 sample += 1
-            rows = first_fit_decreasing(waiting, self._pack)
-            full = [row for row in rows if sum(length for length, _ in row) > 0.9 * self._pack] or rows[:1]
+            rows = best_fit_decreasing(waiting, self._pack)
+            full = [row for row in rows if sum(length for length, _ in row) > 0.9 * self._pack]
+            others = sorted((row for row in rows if row not in full), key=lambda row: min(number for _, number in row))
+            full += others[: max(0, (len(rows) + 1) // 2 - len(full))]
             taken = {number for row in full for _, number in row}
             waiting = [item for item in waiting if item[1] not in taken]
             for place in np.random.default_rng([self._seed, first, turn]).permutation(len(full)):
@@ -101,17 +106,19 @@ class BatchPlan(Dataset[Batch]):
             turn += 1
 
 
-def first_fit_decreasing(items: list[tuple[int, int]], room: int) -> list[list[tuple[int, int]]]:
-    """Bins of (length, number) with at most ``room`` in each: the longest first, each in the first that has room."""
+def best_fit_decreasing(items: list[tuple[int, int]], room: int) -> list[list[tuple[int, int]]]:
+    """Bins of (length, number) with at most ``room`` in each: the longest first, each where it leaves least room."""
     bins: list[list[tuple[int, int]]] = []
-    left: list[int] = []
+    free: list[tuple[int, int]] = []  # what is left in each bin and its number, in order
     for item in sorted(items, key=lambda item: (-item[0], item[1])):
-        place = next((number for number, free in enumerate(left) if free >= item[0]), len(bins))
-        if place == len(bins):
+        place = bisect_left(free, (item[0], -1))
+        if place == len(free):
+            left, number = room, len(bins)
             bins.append([])
-            left.append(room)
-        bins[place].append(item)
-        left[place] -= item[0]
+        else:
+            left, number = free.pop(place)
+        bins[number].append(item)
+        insort(free, (left - item[0], number))
     return bins
 
 

@@ -20,9 +20,15 @@ _COORDINATES = ("index", "content", "cell", "start")
 
 
 class Collator:
-    """A planned batch to the arguments of a :class:`~tokvid_lm.objectives.video_objective.VideoObjective`."""
+    """A planned batch to the arguments of a :class:`~tokvid_lm.objectives.video_objective.VideoObjective`.
 
-    def __init__(self, documents: Documents, *, pad_id: int, positions: PositionScheme) -> None:
+    Rows are padded to ``width`` ids; None: to the longest of the batch.
+    """
+
+    def __init__(
+        self, documents: Documents, *, pad_id: int, positions: PositionScheme, width: int | None = None
+    ) -> None:
+        self.width = width
         self.documents = documents
         self.pad_id = pad_id
         self.positions = positions
@@ -33,15 +39,18 @@ class Collator:
         if not batch.samples:
             raise ShapeError("a batch needs at least one document, got none")
         rows = [[self.documents.document(sample, batch.latent_frames) for sample in row] for row in batch.rows]
-        return collate(rows, pad_id=self.pad_id, positions=self.positions)
+        return collate(rows, pad_id=self.pad_id, positions=self.positions, width=self.width)
 
 
-def collate(rows: Sequence[Sequence[Document]], *, pad_id: int, positions: PositionScheme) -> dict[str, Tensor]:
+def collate(
+    rows: Sequence[Sequence[Document]], *, pad_id: int, positions: PositionScheme, width: int | None = None
+) -> dict[str, Tensor]:
     """Documents, several a row, as tensors ``[B,S]`` by the names of :class:`Document`'s arrays, and two more.
 
-    ``document`` numbers the documents of a row, -1 is padding; ``position_ids`` is what the model takes.
+    ``document`` numbers the documents of a row, -1 is padding; ``position_ids`` is what the model takes. Rows are
+    ``width`` long, or as long as the longest.
     """
-    width = max(sum(map(len, row)) for row in rows)
+    width = width or max(sum(map(len, row)) for row in rows)
     columns: dict[str, Tensor] = {}
     for field in fields(Document):
         sample = getattr(rows[0][0], field.name)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-# Of the models that are trained from scratch; Gemma's, say, adds one to its weight.
+# Gemma's, say, adds one to its weight.
 _NORMS = (LlamaRMSNorm, Qwen3RMSNorm)
 
 
@@ -29,6 +29,11 @@ def rms_norm(features: Tensor, weight: Tensor, eps: float) -> Tensor:
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
     result: Tensor = _RMSNorm.apply(features, weight, eps, dtype)
     return result
+
+
+def has_fused_norms(model: nn.Module) -> bool:
+    """Whether ``model`` has norms that :func:`fused_norms` is for."""
+    return any(isinstance(module, _NORMS) for module in model.modules())
 
 
 @contextmanager

@@ -20,9 +20,25 @@ _PROBED = 1000.0
 """About the largest logit that a head is tried with: far beyond what soft caps let through."""
 
 
+NEW_ROWS = "new_rows"
+"""The name of the last rows of a head (or an embedding) while they alone are trained, beside its frozen weight."""
+
+
+def head_rows(head: nn.Linear, low: int, high: int) -> tuple[Tensor, Tensor]:
+    """Rows ``[low, high)`` of the head's weight: those that are frozen, perhaps none, and those that follow them."""
+    new: Tensor | None = getattr(head, NEW_ROWS, None)
+    if new is None:
+        return head.weight[:0].detach(), head.weight[low:high]
+    first = len(head.weight) - len(new)
+    frozen, last = head.weight[min(low, first) : min(high, first)], (max(low - first, 0), max(high - first, 0))
+    return frozen.detach(), new[last[0] : last[1]]
+
+
 def head_logits(head: nn.Linear, hidden: Tensor, low: int, high: int) -> Tensor:
     """Columns ``[low, high)`` of ``head(hidden)``, ``[..., high - low]``."""
-    return F.linear(hidden, head.weight[low:high], None if head.bias is None else head.bias[low:high])
+    frozen, rows = head_rows(head, low, high)
+    weight = torch.cat([frozen, rows]) if len(frozen) else rows
+    return F.linear(hidden, weight, None if head.bias is None else head.bias[low:high])
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ class with a ``kind`` and one method, and its name in :data:`LAYOUTS`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -48,8 +49,9 @@ class Layout(ABC):
         """The slot, int64 ``[S]`` in [0, P), that each place of the sequence speaks of."""
         return (self.frame_order(grid.h, grid.w, slots) % slots).repeat(grid.t)
 
+    @lru_cache(maxsize=64)  # noqa: B019 - of a handful of layouts
     def cells(self, grid: Grid, slots: int) -> Tensor:
-        """The cell (t, h, w), int64 ``[S,3]``, that each place of the sequence speaks of."""
+        """The cell (t, h, w), int64 ``[S,3]``, that each place of the sequence speaks of; shared, not to write into."""
         cell = self.frame_order(grid.h, grid.w, slots) // slots
         frame = torch.stack([cell // grid.w, cell % grid.w], dim=1).repeat(grid.t, 1)
         time = torch.arange(grid.t).repeat_interleave(len(cell))

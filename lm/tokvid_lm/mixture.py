@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from tokvid.config_checks import at_least, finite, positive
 from tokvid.errors import ConfigError
@@ -68,6 +70,7 @@ class MixtureConfig:
 # Parts the noise of a document from the samplers' of the same seed, and its uses from one another.
 _STREAM = 0x50D0
 _DROP, _ENTRY, _TASK, _MASK, _PASSAGE = range(5)
+_TOGETHER = 256  # samples whose few draws are made at once: alone each takes as long
 
 
 class Mixture:
@@ -81,28 +84,41 @@ class Mixture:
 
     def entry(self, sample: int) -> MixtureConfig:
         """The share that ``sample`` belongs to."""
-        number = int(np.searchsorted(self._edges, self._noise(sample, _ENTRY, 1)[0], side="right"))
+        number = int(np.searchsorted(self._edges, self._few(sample, _ENTRY, 1)[0], side="right"))
         return self.entries[min(number, len(self.entries) - 1)]
 
     def drops_caption(self, sample: int, share: float) -> bool:
         """Whether ``sample`` is one of the ``share`` that lose their caption."""
-        return bool(self._noise(sample, _DROP, 1)[0] < share)
+        return bool(self._few(sample, _DROP, 1)[0] < share)
 
     def task_noise(self, sample: int) -> npt.NDArray[np.float64]:
         """Four numbers in [0, 1) for :func:`~tokvid_lm.tasks.known_cells`."""
-        return self._noise(sample, _TASK, 4)
+        return self._few(sample, _TASK, 4)
 
     def passage_noise(self, sample: int) -> float:
         """A number in [0, 1): where in its text a passage starts."""
-        return float(self._noise(sample, _PASSAGE, 1)[0])
+        return float(self._few(sample, _PASSAGE, 1)[0])
 
     def mask_noise(self, sample: int, count: int) -> npt.NDArray[np.float64]:
         """``count`` numbers in [0, 1)."""
-        return self._noise(sample, _MASK, count)
+        return _noise(self.seed, _MASK, torch.tensor(sample), count)
 
-    def _noise(self, sample: int, use: int, count: int) -> npt.NDArray[np.float64]:
-        counters = (torch.tensor(_STREAM + use), torch.tensor(sample), torch.arange(count))
-        return uniform(self.seed, *counters).double().numpy()
+    def _few(self, sample: int, use: int, count: int) -> npt.NDArray[np.float64]:
+        group, place = divmod(sample, _TOGETHER)
+        numbers: npt.NDArray[np.float64] = _few_of(self.seed, use, group, count)[place]
+        return numbers
+
+
+def _noise(seed: int, use: int, samples: Tensor, count: int) -> npt.NDArray[np.float64]:
+    """``count`` numbers of each of ``samples`` (int64, any shape)."""
+    counters = (torch.tensor(_STREAM + use), samples[..., None], torch.arange(count))
+    return uniform(seed, *counters).double().numpy()
+
+
+@lru_cache(maxsize=64)
+def _few_of(seed: int, use: int, group: int, count: int) -> npt.NDArray[np.float64]:
+    """``[256,count]``: the numbers of all samples of a group."""
+    return _noise(seed, use, torch.arange(group * _TOGETHER, (group + 1) * _TOGETHER), count)
 
 
 def hide(

@@ -38,14 +38,16 @@ from tokvid.saved_json import read_mapping
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
 from tokvid_lm import block_attention
+from tokvid_lm.attention_windows import layer_windows
 from tokvid_lm.batch_plan import BatchPlan, Stage
 from tokvid_lm.building import build_lm
 from tokvid_lm.code_clips import Progress, code_clips
 from tokvid_lm.code_source import CodeSource, ShardClips
 from tokvid_lm.collate import Collator
+from tokvid_lm.compiled_layers import compiled_layers
 from tokvid_lm.documents import Documents
 from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_losses
-from tokvid_lm.fused_norm import fused_norms
+from tokvid_lm.fused_norm import fused_norms, has_fused_norms
 from tokvid_lm.lora import LoRAConfig, insert_adapters, merge_adapters
 from tokvid_lm.objectives.video_objective import VideoObjective
 from tokvid_lm.trainer import FACTS_FILE, LMTrainer
@@ -53,7 +55,6 @@ from tokvid_lm.training_config import (
     LMRecipe,
     LMTrainingConfig,
     PretrainedModelConfig,
-    ScratchModelConfig,
     ShardDataConfig,
 )
 from tokvid_lm.video_lm import VideoLM
@@ -201,7 +202,8 @@ def _train(
     if lora is not None:
         insert_adapters(lm.model, lora, first_new_row=lm.vocabulary.text_size, seed=recipe.seed)
     tables = adam_names(lm.model)
-    optimizer = build_optimizer(config.optimizer, lm.model, adam_names=tables, undecayed=() if lora is None else tables)
+    rows = {} if lora is None else {"undecayed": tables, "undecayed_rate": lora.rows_rate}
+    optimizer = build_optimizer(config.optimizer, lm.model, adam_names=tables, **rows)
     objective = VideoObjective(
         lm.model,
         lm.vocabulary,
@@ -221,7 +223,9 @@ def _train(
             model=lm.model,
             args=arguments,
             train_dataset=_plan(recipe, documents, passes=config.gradient_accumulation * arguments.world_size),
-            data_collator=Collator(documents, pad_id=lm.pad_id, positions=lm.positions),
+            data_collator=Collator(
+                documents, pad_id=lm.pad_id, positions=lm.positions, width=config.pack if config.compile else None
+            ),
             optimizers=(optimizer, LambdaLR(optimizer, lambda step: learning_rate_share(config, step))),
             config=config,
             output=Path(recipe.output),
@@ -268,8 +272,12 @@ def adam_names(model: PreTrainedModel) -> list[str]:
 
 @contextmanager
 def _fast_parts(recipe: LMRecipe, model: PreTrainedModel) -> Iterator[None]:
-    """Our own attention and norms while a model from scratch trains on a processor."""
-    if not (isinstance(recipe.model, ScratchModelConfig) and model.device.type == "cpu"):
+    """Compiled layers, if they are asked for; else, on a processor, our own attention and norms if they fit."""
+    if recipe.training.compile:
+        with compiled_layers(model):
+            yield
+        return
+    if model.device.type != "cpu" or not has_fused_norms(model) or isinstance(layer_windows(model.config), dict):
         yield
         return
     chosen = model.config._attn_implementation

@@ -23,10 +23,12 @@ from tokvid.errors import CheckpointError, ConfigError, ModelError, did_you_mean
 from tokvid.grid import Grid
 from tokvid.hub import local_folder
 from tokvid.runtime import check_compiles
+from tokvid_lm.diffusion_head import DiffusionHead
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.extend import extend
 from tokvid_lm.generation import Prompts, Request, as_batch, check_unused, draw_codes, draw_text, split_request
 from tokvid_lm.head import plain_head
+from tokvid_lm.hybrid import Refinement, check_head, head_of, load_head, refined_frames, save_head
 from tokvid_lm.layout import build_layout
 from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer, mark_model_type
 from tokvid_lm.positions import PositionKind, PositionScheme
@@ -81,6 +83,9 @@ class VideoLM:
         self.positions = PositionScheme(kind=positions, strides=(codec.temporal_stride, codec.spatial_stride))
         self.positions.install(model)
         self.processor = VideoProcessor(tokenizer, codec, vocabulary, self.template, self.layout)
+        self.diffusion_head: DiffusionHead | None = None
+        """What :meth:`generate` refines frames with when ``hybrid`` is asked for; ``refinement`` says how."""
+        self.refinement = Refinement()
 
     @cached_property
     def head(self) -> nn.Linear | None:
@@ -146,7 +151,7 @@ class VideoLM:
                 " put the right codec there"
             )
         tokenizer = load_saved_tokenizer(folder)
-        return cls(
+        lm = cls(
             load_causal_lm(folder, dtype=dtype, exact=True, positions=facts["positions"]).eval(),
             tokenizer,
             vocabulary,
@@ -156,9 +161,14 @@ class VideoLM:
             positions=facts["positions"],
             settings=settings,
         )
+        found = load_head(folder)
+        if found is not None:
+            lm.diffusion_head, lm.refinement = found
+            check_head(lm, lm.diffusion_head)
+        return lm
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model, the text tokenizer, the codec and ``video_lm.json``, all of it or nothing.
+        """Write the model, the text tokenizer, the codec, ``video_lm.json`` and a diffusion head, all or nothing.
 
         An earlier ``VideoLM`` in ``folder`` is replaced; anything else there raises :class:`CheckpointError`.
         """
@@ -180,13 +190,17 @@ class VideoLM:
             mark_model_type(beside, self.positions.kind)
             self.tokenizer.save_pretrained(beside)
             self.codec.save_pretrained(beside / CODEC_FOLDER)
+            if self.diffusion_head is not None:
+                save_head(beside, self.diffusion_head, self.refinement)
             (beside / VIDEO_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             check_nothing_is_lost(folder, beside)
 
     def to(self, device: str | torch.device) -> VideoLM:
-        """Move model and codec, and return self."""
+        """Move model, codec and diffusion head, and return self."""
         self.model.to(device)  # type: ignore[arg-type,unused-ignore]
         self.codec.to(device)
+        if self.diffusion_head is not None:
+            self.diffusion_head.to(device)
         return self
 
     def generate(
@@ -212,6 +226,7 @@ class VideoLM:
         batch_size: int = 64,
         autocast: torch.dtype | None = None,
         compiled: bool = False,
+        hybrid: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[VideoSegment] | list[TextSegment]:
         """Answer each prompt (a list of segments, or a list of such lists) ``num_return_sequences`` times.
@@ -228,7 +243,8 @@ class VideoLM:
         is the same in any batch. ``autocast`` computes in that type (bfloat16, say). ``compiled`` draws codes with
         steps that went through torch.compile: some 20 seconds for the first clip of each mode, number of rows and
         stretch of 64 ids that its prompt ends in, and then less for every step; after the eighth of these torch
-        compiles no more. ``progress(done, total)`` follows the clips whose codes are drawn. Raises
+        compiles no more. With ``hybrid`` the diffusion head puts back into the frames what the codes round off; the
+        codes are the same. ``progress(done, total)`` follows the clips whose codes are drawn. Raises
         :class:`ModelError` for what the model cannot do, and for settings that are not used in what was asked for,
         :class:`ConfigError` without a compiler.
         """
@@ -257,7 +273,8 @@ class VideoLM:
                 "width": width,
                 "fps": fps,
             }
-            of_video |= {"actions": actions, "compiled": compiled or None, "progress": progress}
+            of_video |= {"actions": actions, "compiled": compiled or None, "hybrid": hybrid or None}
+            of_video |= {"progress": progress}
             check_unused(of_video, "to generate text")
             return draw_text(
                 self,
@@ -268,33 +285,43 @@ class VideoLM:
                 batch_size=batch_size,
                 way=way,
             )
+        if hybrid:
+            head_of(self)  # before codes are drawn
         requests = [split_request(segments, self) for segments in batch]
         if actions is not None:
             requests = [replace(each, given=replace(each.given, actions=actions)) for each in requests]
         grid, num_frames = self.size_of(requests, num_frames, height, width)
         if compiled:
             check_compiles(self.model.device, "leave compiled out")
+        fps = self.settings.fps if fps is None else fps
         codes = draw_codes(
             self,
             requests,
             sampling,
             grid,
             num_frames,
-            fps=self.settings.fps if fps is None else fps,
+            fps=fps,
             copies=num_return_sequences,
             batch_size=batch_size,
             way=way,
             progress=progress,
         )
+        rows = [request for request in requests for _ in range(num_return_sequences)]
+        if hybrid:
+            shown = refined_frames(
+                self, rows, codes, num_frames, mode=sampling.mode, fps=fps, seed=seed, batch_size=batch_size, way=way
+            )
+        else:
+            shown = self._decode(codes, num_frames, batch_size)
         return [
             VideoSegment(
                 codes=codes[row : row + 1],
                 frames=frames,
                 num_frames=num_frames,
-                fps=self.settings.fps if fps is None else fps,
-                caption=requests[row // num_return_sequences].caption,
+                fps=fps,
+                caption=rows[row].caption,
             )
-            for row, frames in enumerate(self._decode(codes, num_frames, batch_size))
+            for row, frames in enumerate(shown)
         ]
 
     def stream(

@@ -1,8 +1,9 @@
 """Is a sample the same alone and among others? ``make bench ARGS=tests/benchmarks/bench_batches.py``.
 
 200 clips are drawn in fp32 from 200 captions in every mode that the model at TOKVID_BENCH_LM (runs/sprites-modes/lm/lm)
-knows (or BATCH_MODES names), at batch 1 and at batch 8. The noise is the same bit for bit; sums of floats in another order may tip a choice,
-and every later code with it. Also counted: of 1,000 clips drawn at temperature 2, those whose ids are all codes.
+knows, or in those that BATCH_MODES names, at batch 1 and at batch 8. The noise is the same bit for bit; sums of floats
+in another order may tip a choice, and every later code with it. Also counted: of 1,000 clips drawn at temperature 2,
+those whose ids are all codes.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from tests.lm.tiny_run import MODEL, recipe, train
 from tokvid.checkpoint import newest_valid, read_state, seal, verify, write_state
 from tokvid.cli.demo_report import language_model_curve
 from tokvid.cli.main import main
-from tokvid.errors import CheckpointError, DataError, TrainingError
+from tokvid.errors import CheckpointError, ConfigError, DataError, TrainingError
 from tokvid.training_log import read_log
 from tokvid_lm import VideoLM
 from tokvid_lm import trainer as trainer_module
@@ -332,6 +332,22 @@ def test_every_objective_in_one_run_packed_or_not_resumes_to_the_same_weights(
     assert [sampling.mode for sampling in straight.lm.settings.sampling] == ["next_token", "maskgit", "frame"]
     log = read_log(tmp_path / "straight" / "log.jsonl")
     assert {"bits (maskgit)", "bits (frame)", "bits (text)"} < {name for line in log for name in line}
+
+
+@pytest.mark.slow  # compiles
+def test_compiled_layers_learn_what_the_others_do(codec: VideoCodec, tmp_path: Path) -> None:
+    plain, compiled = (
+        train(recipe(tmp_path / str(compile), steps=4, pack=96, compile=compile, validate_every=2), codec)
+        for compile in (False, True)
+    )
+    found = dict(compiled.lm.model.named_parameters())
+    for name, expected in plain.lm.model.named_parameters():
+        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_rows_of_many_lengths_are_not_compiled(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"set training\.pack"):
+        recipe(tmp_path, compile=True)
 
 
 def test_a_run_on_code_shards_learns_what_a_run_on_clips_learns(codec: VideoCodec, tmp_path: Path) -> None:

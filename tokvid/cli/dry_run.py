@@ -26,7 +26,7 @@ _STAND_IN_TEXT = "A fox that moves left is seen no more. " * 200
 
 def dry_run(data: Mapping[str, Any]) -> dict[str, Any]:
     """Train what the recipe ``data`` describes for two steps; its parameters, and for a codec its arithmetic."""
-    return _codec(data) if data["task"] == "codec" else _lm(data)
+    return {"codec": _codec, "lm": _lm, "head": _head}[data["task"]](data)
 
 
 def _codec(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,6 +79,25 @@ def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
         lm = train_lm(tiny, *load_splits(tiny.data), codec=codec).lm
     count = sum(parameter.numel() for parameter in lm.model.parameters())
     return {"parameters_of_the_stand_in" if from_hub else "parameters": count}
+
+
+def _head(data: Mapping[str, Any]) -> dict[str, Any]:
+    from tokvid.config import from_mapping
+    from tokvid_lm import VideoLM
+    from tokvid_lm.head_training import HeadRecipe, train_head
+    from tokvid_tokenizers import load_codec
+
+    codec = load_codec(_STAND_IN_CODEC)
+    clips = _clips(2 * codec.spatial_stride, 1 + codec.temporal_stride)
+    training = {**data.get("training", {}), "steps": _STEPS, "batch_size": 2, "warmup_steps": 0, "log_every": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        lm = VideoLM.extend(_stand_in_model(Path(folder, "model")), codec=codec)
+        tiny = from_mapping(
+            HeadRecipe, {**data, "data": clips, "training": training, "output": str(Path(folder, "run"))}
+        )
+        head = train_head(tiny, load_splits(tiny.data)[0], lm=lm).diffusion_head
+    assert head is not None
+    return {"parameters_of_the_stand_in": sum(parameter.numel() for parameter in head.parameters())}
 
 
 def _stand_in_model(folder: Path) -> str:

@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--choice-temperature", type=float, default=None, help=f"noise in what they keep; 0 keeps the surest ({own})"
     )
+    parser.add_argument(
+        "--hybrid", action="store_true", help="put back what the codes round off, with the model's diffusion head"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--compile",
@@ -87,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         height=height,
         width=width,
         compiled=arguments.compile,
+        hybrid=arguments.hybrid,
         **settings,
     )
     made_by = {
@@ -96,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         "codec": lm.codec.codec_id,
         "dtype": str(lm.model.dtype).removeprefix("torch."),
         "compiled": arguments.compile,
+        "hybrid": to_mapping(lm.refinement) if arguments.hybrid else None,
         **provenance(arguments.seed),
     }
     assert isinstance(clip, VideoSegment) and clip.frames is not None

@@ -1,4 +1,4 @@
-"""Train what a recipe describes, a codec or a video language model, and measure it on held-out clips.
+"""Train what a recipe describes: a codec, a video language model or its diffusion head, and measure the first two.
 
 tokvid train recipes/codec/sprites-tiny.yaml
 tokvid train codec/sprites-tiny --training.steps=200 --output=runs/mine
@@ -29,7 +29,7 @@ from tokvid.processes import is_main_process
 from tokvid.provenance import provenance
 from tokvid.recipe import load_recipe
 
-TASKS = ("codec", "lm")
+TASKS = ("codec", "lm", "head")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     task = data.get("task")
     if task not in TASKS:
         raise ConfigError(f"'task' is {task!r}: {did_you_mean(str(task), TASKS)}")
-    train = {"codec": _codec, "lm": _lm}
+    train = {"codec": _codec, "lm": _lm, "head": _head}
     # Libraries under a training (deepspeed when it is imported) say things on stdout, which is for the figures alone.
     with contextlib.redirect_stdout(sys.stderr):
         figures = dry_run(data) if arguments.dry_run else train[task](data, resume=arguments.resume)
@@ -92,6 +92,19 @@ def _lm(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
         figures |= generate(trained, recipe).figures
     _keep(recipe.output, figures, recipe.seed)
     return {"model": str(trained.folder), **figures}
+
+
+def _head(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+    from tokvid.config import from_mapping
+    from tokvid_lm.head_training import LM_FOLDER, HeadRecipe, train_head
+
+    recipe = from_mapping(HeadRecipe, data)
+    clips, _ = load_splits(recipe.data)
+    lm = train_head(recipe, clips, resume=resume)
+    head = lm.diffusion_head
+    assert head is not None
+    count = sum(parameter.numel() for parameter in head.parameters())
+    return {"model": str(Path(recipe.output) / LM_FOLDER), "head_parameters": count}
 
 
 def _keep(output: str, figures: dict[str, Any], seed: int) -> None:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokvid_lm.head import head_rows
+
 CPU_CHUNK, DEVICE_CHUNK = 1 << 21, 1 << 26
 """Logits held at a time: what the cache of a processor holds, and what a device keeps busy with."""
 LEAST_ROWS = 128
@@ -43,7 +45,7 @@ def head_cross_entropy(
     bias = None if head.bias is None else head.bias[low:high]
     loss, nats = _HeadCrossEntropy.apply(
         hidden,
-        head.weight[low:high],
+        *head_rows(head, low, high),
         bias,
         targets - low,
         weights,
@@ -57,6 +59,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: Tensor,
+        frozen: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
@@ -65,6 +68,8 @@ class _HeadCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype, wants_gradients, smoothing, z_loss = settings
         rows, columns = hidden.to(dtype or hidden.dtype), weight.to(dtype or weight.dtype)
+        if len(frozen):
+            columns = torch.cat([frozen.to(columns.dtype), columns])
         losses, nats = torch.empty(2, len(rows), dtype=torch.float32, device=rows.device)
         grad_rows = torch.empty_like(rows) if wants_gradients and hidden.requires_grad else None
         grad_columns = (
@@ -100,10 +105,11 @@ class _HeadCrossEntropy(torch.autograd.Function):
                 gradient = gradient.to(rows.dtype)
                 if grad_rows is not None:
                     torch.mm(gradient, columns, out=grad_rows[part])
+                of_trained = gradient[:, len(frozen) :].T
                 if grad_columns is not None and grad_columns.dtype == rows.dtype:
-                    grad_columns.addmm_(gradient.T, rows[part])
+                    grad_columns.addmm_(of_trained, rows[part])
                 elif grad_columns is not None:
-                    grad_columns += gradient.T @ rows[part]
+                    grad_columns += of_trained @ rows[part]
         ctx.save_for_backward(grad_rows, grad_columns, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, bias.dtype if bias is not None else None)
         ctx.mark_non_differentiable(nats)
@@ -115,4 +121,5 @@ class _HeadCrossEntropy(torch.autograd.Function):
             grad if grad is None else (grad * grad_loss).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return (*grads, None, None, None)
+        of_hidden, of_weight, of_bias = grads
+        return of_hidden, None, of_weight, of_bias, None, None, None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -136,8 +137,9 @@ class Template(ABC):
         """``<|fps|>`` and the rate, or nothing."""
         return [] if header.fps is None else [self.vocabulary.special[FPS], *self.number(header.fps)]
 
+    @lru_cache(maxsize=64)  # noqa: B019 - of a handful of templates
     def body(self, header: VideoHeader) -> Body:
-        """What stands between header and end."""
+        """What stands between header and end; shared, not to write into."""
         frame = self.frame(header.grid)
         ids, frames = list(frame), [0] * len(frame)
         for number in range(1, header.grid.t):

@@ -1,0 +1,236 @@
+"""Hybrid decode: a diffusion head puts back what the codes of a finished video round off (HART, Tang et al. 2024, arXiv
+2410.10812).
+
+The head sees, of each cell, its codebook vector and the hidden state of the language model at the place of its code,
+when the finished video is read once more; it gives the difference between the codec's latent and the codebook vector.
+The codes stay as they were drawn. How a head learns is the business of :mod:`tokvid_lm.head_training`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import Tensor
+
+from tokvid.config import from_mapping, to_mapping
+from tokvid.config_checks import at_least, finite
+from tokvid.errors import CheckpointError, ConfigError, ModelError
+from tokvid.grid import Grid
+from tokvid.saved_json import read_mapping
+from tokvid_lm.collate import collate
+from tokvid_lm.diffusion_head import DiffusionHead, DiffusionHeadConfig
+from tokvid_lm.document import Document, DocumentWriter
+from tokvid_lm.mask_spec import MaskSpec, mask_for
+from tokvid_lm.processor import codec_device
+from tokvid_lm.samplers.flow import Solver, draw_latents, starting_noise
+from tokvid_lm.samplers.runner import Way, sampling_from
+from tokvid_lm.segments import Segment
+from tokvid_lm.templates import VideoHeader
+from tokvid_lm.vocabulary import Mode
+
+if TYPE_CHECKING:
+    from tokvid_lm.generation import Request
+    from tokvid_lm.video_lm import VideoLM
+
+HEAD_FILE = "diffusion_head.json"
+_WEIGHTS = "diffusion_head.safetensors"
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """How differences are drawn: in ``steps`` of a ``solver`` from noise scaled by ``temperature``."""
+
+    steps: int = 12
+    solver: Solver = "heun"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "steps")
+        at_least(self, 0, "temperature")
+        finite(self, "temperature")
+
+
+def check_head(lm: VideoLM, head: DiffusionHead) -> None:
+    """Raise :class:`ModelError` unless ``head`` fits the codec and the hidden states of ``lm``."""
+    channels = lm.codec.quantizer.dim
+    expected = (channels, channels + hidden_size(lm))
+    found = (head.config.latent_dim, head.config.condition_dim)
+    if found != expected:
+        raise ModelError(
+            f"the diffusion head draws {found[0]} channels from conditions of {found[1]} numbers, this model's latents"
+            f" have {expected[0]} and its conditions {expected[1]}: train a head for it"
+        )
+
+
+def head_of(lm: VideoLM) -> DiffusionHead:
+    """The head of ``lm``; raises :class:`ModelError` where it has none."""
+    if lm.diffusion_head is None:
+        raise ModelError(
+            "hybrid needs a model with a diffusion head, and this one has none: train one with 'tokvid train"
+            " lm/sprites-hybrid', or leave hybrid out"
+        )
+    return lm.diffusion_head
+
+
+def hidden_size(lm: VideoLM) -> int:
+    """Of the language model's hidden states."""
+    return int(lm.model.config.get_text_config(decoder=True).hidden_size)
+
+
+def finished(
+    lm: VideoLM,
+    segments: Sequence[Segment],
+    codes: Tensor,
+    header: VideoHeader,
+    action_ids: Tensor | None = None,
+) -> Document:
+    """The document of a prompt and the video ``codes`` ``[K,t,h,w]`` that answers it, in the mode it was drawn in."""
+    writer = DocumentWriter(lm.template, lm.layout)
+    lm.processor.write(writer, segments)
+    code_ids = lm.processor.code_ids(codes[None])[0].numpy()
+    actions = None if action_ids is None else action_ids.numpy()
+    writer.video(code_ids, header, asked=code_ids < 0, action_ids=actions)
+    return writer.finish()
+
+
+@torch.no_grad()
+def conditions(lm: VideoLM, documents: Sequence[Document], codes: Tensor) -> Tensor:
+    """What a head is given of each cell, float32 ``[B,t,h,w,D+H]``: its codebook vector and its hidden state.
+
+    ``codes`` ``[B,K,t,h,w]`` of the video that ends each document. Of a cell with several ids the hidden state is that
+    of the last, which has seen the others.
+    """
+    t, h, w = codes.shape[2:]
+    slots = lm.vocabulary.slots
+    device = lm.model.device
+    batch = {
+        name: column.to(device)
+        for name, column in collate(
+            [[document] for document in documents], pad_id=lm.pad_id, positions=lm.positions
+        ).items()
+    }
+    spec = MaskSpec(document=batch["document"], order=batch["order"], block=batch["block"], ghost=batch["ghost"])
+    inputs = mask_for(lm.model, spec, batch["position_ids"])
+    hidden = lm.model.base_model(input_ids=batch["input_ids"], use_cache=False, **inputs).last_hidden_state.float()
+    cells = t * h * w * slots
+    taken = torch.stack(
+        [
+            row[torch.from_numpy(document.content).nonzero()[-cells:, 0].to(device)]
+            for row, document in zip(hidden, documents, strict=True)
+        ]
+    )
+    # Of every id in the order of its number within a frame, (row*w + column)*P + slot.
+    order = lm.layout.frame_order(h, w, slots).to(device).argsort()
+    by_cell = taken.unflatten(1, (t, -1))[:, :, order].unflatten(2, (h, w, slots))[..., -1, :]
+    vectors = lm.codec.quantizer.dequantize(codes.to(codec_device(lm.codec))).float().permute(0, 2, 3, 4, 1)
+    return torch.cat([vectors.to(device), by_cell], dim=-1)
+
+
+@torch.no_grad()
+def refined_latents(
+    head: DiffusionHead, given: Tensor, samples: Tensor, *, seed: int, refinement: Refinement
+) -> Tensor:
+    """Latents float32 ``[B,D,t,h,w]``: of each cell the codebook vector and a drawn difference.
+
+    ``given`` is what :func:`conditions` gives. The noise is a function of (seed, sample, cell, channel).
+    """
+    rows, t, h, w, _ = given.shape
+    channels = head.config.latent_dim
+    flat = given.flatten(0, 3)
+    places = torch.arange(t * h * w)
+    noise = starting_noise(seed, samples.repeat_interleave(len(places)), places.repeat(rows), channels)
+    difference = draw_latents(
+        head,
+        flat,
+        noise.to(flat.device),
+        steps=refinement.steps,
+        solver=refinement.solver,
+        temperature=refinement.temperature,
+    )
+    latents: Tensor = (flat[:, :channels] + difference).unflatten(0, (rows, t, h, w)).permute(0, 4, 1, 2, 3)
+    return latents
+
+
+def refined_frames(
+    lm: VideoLM,
+    requests: Sequence[Request],
+    codes: Tensor,
+    num_frames: int,
+    *,
+    mode: Mode,
+    fps: float | None,
+    seed: int,
+    batch_size: int,
+    way: Way,
+) -> list[Tensor]:
+    """Frames ``[1,3,T,H,W]`` in [-1, 1] of finished videos, one a request, on the CPU; ``codes`` ``[N,K,t,h,w]``."""
+    head = head_of(lm)
+    grid = Grid(t=codes.shape[2], h=codes.shape[3], w=codes.shape[4])
+    actions = lm.codec.temporal_stride if lm.vocabulary.num_actions else 0
+    header = VideoHeader(grid=grid, mode=mode, fps=fps, actions=actions)
+    frames: list[Tensor] = []
+    for start in range(0, len(codes), batch_size):
+        part, chunk = codes[start : start + batch_size], requests[start : start + batch_size]
+        documents = [
+            finished(
+                lm,
+                request.segments,
+                of_one,
+                header,
+                None
+                if request.given.actions is None
+                else lm.processor.action_ids(request.given.actions, grid, num_frames),
+            )
+            for request, of_one in zip(chunk, part, strict=True)
+        ]
+        samples = torch.arange(start, start + len(part))
+        with sampling_from(lm.model, way.autocast):
+            given = conditions(lm, documents, part)
+            latents = refined_latents(head, given, samples, seed=seed, refinement=lm.refinement)
+            decoded = lm.codec.decode_latents(latents.to(codec_device(lm.codec)), num_frames=num_frames)
+        frames.extend(decoded.clamp(-1.0, 1.0).cpu().split(1))
+    return frames
+
+
+def save_head(folder: Path, head: DiffusionHead, refinement: Refinement) -> None:
+    """Write a head's weights and how it is drawn from, into the folder of its model."""
+    facts = {
+        "format_version": _FORMAT_VERSION,
+        "head": to_mapping(head.config),
+        "refinement": to_mapping(refinement),
+    }
+    save_model(head, str(folder / _WEIGHTS))
+    (folder / HEAD_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def load_head(folder: Path) -> tuple[DiffusionHead, Refinement] | None:
+    """What :func:`save_head` wrote, or None where there is none; :class:`CheckpointError` for anything else."""
+    path = folder / HEAD_FILE
+    if not path.exists():
+        return None
+    facts = read_mapping(path, "diffusion head")
+    if facts.get("format_version") != _FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format_version {facts.get('format_version')!r}, this tokvid reads {_FORMAT_VERSION}: update it"
+        )
+    try:
+        head = DiffusionHead(from_mapping(DiffusionHeadConfig, facts.get("head", {}), where="head"))
+        refinement = from_mapping(Refinement, facts.get("refinement", {}), where="refinement")
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    try:
+        load_model(head, str(folder / _WEIGHTS))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / _WEIGHTS} does not hold the weights of this head: {error}") from error
+    if not all(math.isfinite(float(parameter.detach().sum())) for parameter in head.parameters()):
+        raise CheckpointError(f"{folder / _WEIGHTS} holds weights that are not finite")
+    return head.eval(), refinement

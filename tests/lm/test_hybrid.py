@@ -1,0 +1,200 @@
+"""Hybrid decode: what the head is given, what it changes, and that it is saved, trained and resumed with its model."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.lm.tiny import build_model, build_tokenizer
+from tokvid.config import from_mapping
+from tokvid.data.clips import ClipArray, materialise, open_clips
+from tokvid.errors import CheckpointError, DataError, ModelError
+from tokvid.grid import Grid
+from tokvid_lm import TextSegment, VideoLM, VideoSegment, head_training
+from tokvid_lm.diffusion_head import DiffusionHead, DiffusionHeadConfig
+from tokvid_lm.head_training import HeadRecipe, train_head
+from tokvid_lm.hybrid import Refinement, conditions, finished, refined_latents
+from tokvid_lm.samplers.runner import sampling_from
+from tokvid_lm.samplers.sampling import Sampling
+from tokvid_lm.templates import VideoHeader
+from tokvid_lm.video_settings import VideoSettings
+from tokvid_lm.vocabulary import MODES, Mode
+from tokvid_tokenizers import VideoCodec
+
+PROMPT = [TextSegment("a fox moves left")]
+SIZE = {"num_frames": 5, "height": 16, "width": 16}
+
+
+def with_head(codec: VideoCodec, **changes: Any) -> VideoLM:
+    settings = VideoSettings(
+        sampling=tuple(Sampling(mode=mode, steps=2) if mode != "next_token" else Sampling() for mode in MODES)
+    )
+    lm = VideoLM.extend(build_model("llama"), codec=codec, tokenizer=build_tokenizer(), **changes)
+    lm.settings = settings
+    dim = codec.quantizer.dim
+    torch.manual_seed(3)
+    lm.diffusion_head = DiffusionHead(
+        DiffusionHeadConfig(condition_dim=dim + 32, mean=(0.0,) * dim, deviation=(0.3,) * dim, width=16, depth=1)
+    ).eval()
+    for parameter in lm.diffusion_head.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    lm.refinement = Refinement(steps=2, solver="euler")
+    return lm
+
+
+def frames_of(lm: VideoLM, **settings: Any) -> tuple[Tensor, Tensor]:
+    (clip,) = lm.generate(PROMPT, **SIZE, **settings)
+    assert isinstance(clip, VideoSegment) and clip.frames is not None and clip.codes is not None
+    return clip.codes, clip.frames
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_codes_stay_and_the_frames_change(mode: Mode, codec: VideoCodec) -> None:
+    lm = with_head(codec)
+    plain_codes, plain = frames_of(lm, mode=mode)
+    codes, refined = frames_of(lm, mode=mode, hybrid=True)
+    assert torch.equal(codes, plain_codes)
+    assert refined.shape == plain.shape and refined.abs().max() <= 1
+    assert (refined - plain).abs().max() > 1e-3
+    assert torch.equal(frames_of(lm, mode=mode, hybrid=True)[1], refined), "the noise is a function of the seed"
+    assert not torch.equal(frames_of(lm, mode=mode, hybrid=True, seed=1)[1], refined)
+    assert torch.equal(frames_of(lm, mode=mode)[1], plain)
+
+
+def test_a_sample_is_refined_alone_as_among_others(codec: VideoCodec) -> None:
+    lm = with_head(codec)
+    long = [TextSegment("two foxes that move right over grass")]
+    among = lm.generate([PROMPT, long, PROMPT], **SIZE, hybrid=True)
+    alone = lm.generate([PROMPT, long, PROMPT], **SIZE, hybrid=True, batch_size=1)
+    for one, other in zip(alone, among, strict=True):
+        assert isinstance(one, VideoSegment) and isinstance(other, VideoSegment)
+        assert one.frames is not None and other.frames is not None
+        torch.testing.assert_close(one.frames, other.frames, rtol=0, atol=1e-4)
+
+
+def test_no_noise_and_an_untrained_head_give_the_plain_frames(codec: VideoCodec) -> None:
+    lm = with_head(codec)
+    dim = codec.quantizer.dim
+    lm.diffusion_head = DiffusionHead(
+        DiffusionHeadConfig(condition_dim=dim + 32, mean=(0.0,) * dim, deviation=(1.0,) * dim, width=16, depth=1)
+    )
+    lm.refinement = Refinement(temperature=0.0)
+    torch.testing.assert_close(frames_of(lm, hybrid=True)[1], frames_of(lm)[1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["raster", "random"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cell_is_given_the_hidden_state_of_its_own_code(mode: Mode, layout: str, codec: VideoCodec) -> None:
+    lm = with_head(codec, layout=layout)
+    header = VideoHeader(grid=Grid(t=2, h=2, w=2), mode=mode, fps=8.0)
+    codes = torch.arange(8).reshape(1, 1, 2, 2, 2)
+    changed = codes.clone()
+    changed[0, 0, 1, 1, 0] = 900
+    with sampling_from(lm.model, None):
+        before, after = (conditions(lm, [finished(lm, PROMPT, each[0], header)], each) for each in (codes, changed))
+    dim = codec.quantizer.dim
+    assert before.shape == (1, 2, 2, 2, dim + 32)
+    vectors = codec.quantizer.dequantize(codes).permute(0, 2, 3, 4, 1)
+    torch.testing.assert_close(before[..., :dim], vectors)
+    moved = (before - after).abs().amax(-1)[0] > 1e-6
+    assert moved[1, 1, 0], "the code itself was changed"
+    if mode != "maskgit":
+        assert not moved[0].any(), "an earlier frame does not see it"
+    if mode == "frame":
+        assert moved[1].all(), "all of its own frame do"
+    if mode == "next_token" and layout == "raster":
+        assert moved[1].tolist() == [[False, False], [True, True]]
+
+
+def test_a_head_is_saved_beside_a_plain_model_and_comes_back(codec: VideoCodec, tmp_path: Path) -> None:
+    lm = with_head(codec)
+    lm.save_pretrained(tmp_path / "lm")
+    again = VideoLM.from_pretrained(tmp_path / "lm")
+    assert again.refinement == lm.refinement
+    assert torch.equal(frames_of(again, hybrid=True)[1], frames_of(lm, hybrid=True)[1])
+    again.save_pretrained(tmp_path / "lm")
+    (tmp_path / "lm" / "diffusion_head.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="does not hold the weights of this head"):
+        VideoLM.from_pretrained(tmp_path / "lm")
+
+
+def test_a_head_of_another_model_is_refused(codec: VideoCodec, tmp_path: Path) -> None:
+    lm = with_head(codec)
+    lm.diffusion_head = DiffusionHead(DiffusionHeadConfig(condition_dim=7, mean=(0.0,), deviation=(1.0,)))
+    lm.save_pretrained(tmp_path / "lm")
+    with pytest.raises(ModelError, match="draws 1 channels from conditions of 7 numbers, this model's latents have 4"):
+        VideoLM.from_pretrained(tmp_path / "lm")
+
+
+def test_without_a_head_hybrid_is_refused(video_lm: VideoLM) -> None:
+    with pytest.raises(ModelError, match="hybrid needs a model with a diffusion head"):
+        video_lm.generate(PROMPT, **SIZE, hybrid=True)
+    with pytest.raises(ModelError, match="hybrid cannot be used to generate text"):
+        video_lm.generate(PROMPT, output="text", hybrid=True)
+
+
+def test_noise_of_a_cell_is_its_own(codec: VideoCodec) -> None:
+    head = with_head(codec).diffusion_head
+    assert head is not None
+    given = torch.randn(2, 2, 2, 2, head.config.condition_dim)
+    settings = {"seed": 5, "refinement": Refinement(steps=2)}
+    both = refined_latents(head, given, torch.tensor([3, 8]), **settings)
+    torch.testing.assert_close(both[1:], refined_latents(head, given[1:], torch.tensor([8]), **settings))
+    assert not torch.allclose(both[1:], refined_latents(head, given[1:], torch.tensor([9]), **settings))
+
+
+def recipe(output: Path, **training: Any) -> HeadRecipe:
+    data = {"kind": "sprites", "size": [16, 16], "num_frames": 5, "train_clips": 12, "held_out_clips": 2}
+    settings = {"steps": 6, "batch_size": 4, "warmup_steps": 1, "log_every": 1, "checkpoint_every": 2}
+    return from_mapping(
+        HeadRecipe,
+        {
+            "task": "head",
+            "output": str(output),
+            "lm": "none",
+            "data": data,
+            "head": {"width": 16, "depth": 1},
+            "training": {**settings, **training},
+        },
+    )
+
+
+def interrupted_at(wanted: int, step: int) -> None:
+    if step == wanted:
+        signal.raise_signal(signal.SIGINT)
+
+
+def clips(recipe: HeadRecipe) -> ClipArray:
+    return materialise(open_clips(recipe.data, "train"))
+
+
+def test_a_head_learns_and_a_stopped_run_resumes_to_the_same_weights(
+    codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = recipe(tmp_path / "straight")
+    whole = train_head(straight, clips(straight), lm=with_head(codec))
+    stopped = recipe(tmp_path / "stopped")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="stopped at step 3"):
+        plain = head_training.check_finite
+        patch.setattr(head_training, "check_finite", lambda step, parts: interrupted_at(3, step) or plain(step, parts))
+        train_head(stopped, clips(stopped), lm=with_head(codec))
+    resumed = train_head(stopped, clips(stopped), lm=with_head(codec), resume=True)
+    assert whole.diffusion_head is not None and resumed.diffusion_head is not None
+    for one, other in zip(whole.diffusion_head.parameters(), resumed.diffusion_head.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert VideoLM.from_pretrained(tmp_path / "stopped" / "lm").diffusion_head is not None
+    other = replace(stopped, seed=1)
+    with pytest.raises(CheckpointError, match="trained by another recipe"):
+        train_head(other, clips(other), lm=with_head(codec), resume=True)
+
+
+def test_too_few_clips_for_a_batch_are_said(codec: VideoCodec, tmp_path: Path) -> None:
+    small = recipe(tmp_path, batch_size=64)
+    with pytest.raises(DataError, match="a batch needs 64 clips, the data has 12"):
+        train_head(small, clips(small), lm=with_head(codec))
