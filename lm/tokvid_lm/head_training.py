@@ -168,7 +168,7 @@ class _HeadTrainer:
             given, difference = self._batch(self._clips(self.step), self.modes[self.step % len(self.modes)])
         loss = self.head.loss(difference, given)
         check_finite(self.step + 1, {"loss": loss.detach()})
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.config.gradient_clip)
         share = warmup_then_linear(self.step, warmup_steps=self.config.warmup_steps, steps=self.config.steps)
         set_learning_rate(self.optimizer, share)

@@ -202,8 +202,13 @@ def _train(
     if lora is not None:
         insert_adapters(lm.model, lora, first_new_row=lm.vocabulary.text_size, seed=recipe.seed)
     tables = adam_names(lm.model)
-    rows = {} if lora is None else {"undecayed": tables, "undecayed_rate": lora.rows_rate}
-    optimizer = build_optimizer(config.optimizer, lm.model, adam_names=tables, **rows)
+    optimizer = build_optimizer(
+        config.optimizer,
+        lm.model,
+        adam_names=tables,
+        undecayed=() if lora is None else tables,
+        undecayed_rate=1.0 if lora is None else lora.rows_rate,
+    )
     objective = VideoObjective(
         lm.model,
         lm.vocabulary,
