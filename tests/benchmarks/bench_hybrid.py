@@ -2,8 +2,8 @@
 
 At the same codes, those of HYBRID_CLIPS (256) held-out clips, the model with a head at TOKVID_BENCH_LM
 (runs/sprites-hybrid/lm/lm): the plain decode, the decode of latents that were not rounded (what a head aims at), the
-head's samples, the mean of eight of them (a head that only blurs), and the plain decode with noise of the same size (one
-that only adds noise). Frechet distances are to the originals. Pictures go to runs/hybrid/.
+head's samples, the mean of eight of them (a head that only blurs), and the plain decode with noise of the same size
+(one that only adds noise). Frechet distances are to the originals. Pictures go to runs/hybrid/.
 """
 
 from __future__ import annotations
