@@ -6,6 +6,8 @@ as one that never stopped (same machine, same threads).
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -22,10 +24,11 @@ from tokvid.checkpoint import check_unused, keep_last, load_state, newest_valid,
 from tokvid.config import to_mapping
 from tokvid.config_checks import at_least, finite, is_share, less_than, positive
 from tokvid.data.clips import ClipArray, DataConfig, SpriteDataConfig
-from tokvid.errors import CheckpointError, DataError, ModelError
+from tokvid.errors import CheckpointError, ConfigError, DataError, ModelError
 from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
 from tokvid.optimizer import MuonConfig, OptimizerConfig, build_optimizer, set_learning_rate, warmup_then_linear
+from tokvid.processes import world_size
 from tokvid.runtime import default_device, loading_dtype, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
@@ -112,9 +115,15 @@ def train_head(recipe: HeadRecipe, clips: ClipArray, *, lm: VideoLM | None = Non
     if not resume:
         check_unused(output)
     prepare(recipe.seed)
+    if world_size() > 1:
+        raise ConfigError(f"a head is trained in one process, and this is one of {world_size()}: start one")
     lm = lm or VideoLM.from_pretrained(recipe.lm, dtype=loading_dtype()).to(default_device())
-    if not lm.codec.num_codebooks:
-        raise ModelError("a continuous codec rounds nothing off: there is nothing for a head to put back")
+    lm.sampling_for(None)  # says so where the model draws no videos
+    if lm.vocabulary.num_actions:
+        raise ModelError(
+            f"this model draws videos from {lm.vocabulary.num_actions} actions, and the clips that a head learns from"
+            " have none: there are no heads for such models yet"
+        )
     trainer = _HeadTrainer(recipe, lm, clips)
     if resume:
         trainer.resume()
@@ -132,15 +141,20 @@ class _HeadTrainer:
         if len(clips) < self.config.batch_size:
             raise DataError(f"a batch needs {self.config.batch_size} clips, the data has {len(clips)}: add clips")
         self.device = lm.model.device
-        self.modes = [sampling.mode for sampling in lm.settings.sampling] or ["next_token"]
-        mean, deviation = self._statistics()
-        channels = lm.codec.quantizer.dim
+        self.modes = [sampling.mode for sampling in lm.settings.sampling]
+        self.step = 0
+        self._build(*self._statistics())
+
+    def _build(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        channels = self.lm.codec.quantizer.dim
         config = DiffusionHeadConfig(
-            condition_dim=channels + hidden_size(lm), mean=mean, deviation=deviation, **to_mapping(recipe.head)
+            condition_dim=channels + hidden_size(self.lm),
+            mean=tuple(mean),
+            deviation=tuple(deviation),
+            **to_mapping(self.recipe.head),
         )
         self.head = DiffusionHead(config).to(self.device)
         self.optimizer = build_optimizer(self.config.optimizer, self.head, adam_names=_ADAM_NAMES)
-        self.step = 0
 
     def run(self) -> None:
         """Train to the last step; a checkpoint is due after the last one, too."""
@@ -224,7 +238,12 @@ class _HeadTrainer:
     def _save(self) -> Path:
         check_weights(self.step, self.head.state_dict())
         folder = step_folder(self.recipe.output, self.step)
-        state = {"step": self.step, "optimizer": self.optimizer.state_dict(), "recipe": self._facts()}
+        state = {
+            "step": self.step,
+            "optimizer": self.optimizer.state_dict(),
+            "recipe": self._facts(),
+            "statistics": [list(self.head.config.mean), list(self.head.config.deviation)],
+        }
         save_state(folder, self.head.state_dict(), state)
         keep_last(self.recipe.output, self.config.keep_checkpoints)
         return folder
@@ -242,11 +261,14 @@ class _HeadTrainer:
                 f"{newest.path} was trained by another recipe, on other clips or for another model: give this run"
                 " another output folder, or remove that one"
             )
+        self._build(*saved.state["statistics"])
         self.head.load_state_dict(saved.tensors)
         self.optimizer.load_state_dict(saved.state["optimizer"])
         self.step = saved.state["step"]
 
+    @functools.cache  # noqa: B019 - of the one trainer of a run
     def _facts(self) -> dict[str, Any]:
+        """What a checkpoint must agree with: the recipe, the clips, the model and its codec."""
         facts = to_mapping(self.recipe)
         facts["training"] = {
             name: value
@@ -254,7 +276,11 @@ class _HeadTrainer:
             if name not in ("log_every", "checkpoint_every", "keep_checkpoints")
         }
         kept = {name: value for name, value in facts.items() if name not in ("output", "lm", "refinement")}
-        found: dict[str, Any] = json.loads(
-            json.dumps(kept | {"codec_id": self.lm.codec.codec_id, "head_config": to_mapping(self.head.config)})
-        )
+        clips = hashlib.sha256(self.clips.frames.tobytes())
+        clips.update("\0".join(self.clips.captions).encode())
+        weights = hashlib.sha256()
+        for tensor in self.lm.model.state_dict().values():
+            weights.update(tensor.float().contiguous().cpu().numpy().tobytes())
+        digests = {"clips": clips.hexdigest(), "model": weights.hexdigest(), "codec": self.lm.codec.codec_id}
+        found: dict[str, Any] = json.loads(json.dumps(kept | digests))
         return found

@@ -31,7 +31,7 @@ from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.mask_spec import MaskSpec, mask_for
 from tokvid_lm.processor import codec_device
 from tokvid_lm.samplers.flow import Solver, draw_latents, starting_noise
-from tokvid_lm.samplers.runner import Way, sampling_from
+from tokvid_lm.samplers.runner import Way, check_context, sampling_from
 from tokvid_lm.segments import Segment
 from tokvid_lm.templates import VideoHeader
 from tokvid_lm.vocabulary import Mode
@@ -107,11 +107,12 @@ def conditions(lm: VideoLM, documents: Sequence[Document], codes: Tensor) -> Ten
     """What a head is given of each cell, float32 ``[B,t,h,w,D+H]``: its codebook vector and its hidden state.
 
     ``codes`` ``[B,K,t,h,w]`` of the video that ends each document. Of a cell with several ids the hidden state is that
-    of the last, which has seen the others.
+    of the last, which has seen the others. Raises :class:`ModelError` for documents beyond the model's context.
     """
     t, h, w = codes.shape[2:]
     slots = lm.vocabulary.slots
     device = lm.model.device
+    check_context(lm.model, max(map(len, documents)))
     batch = {
         name: column.to(device)
         for name, column in collate(
@@ -195,6 +196,7 @@ def refined_frames(
         samples = torch.arange(start, start + len(part))
         with sampling_from(lm.model, way.autocast):
             given = conditions(lm, documents, part)
+        with torch.inference_mode():  # not in autocast: what it rounds a head should not have to put back
             latents = refined_latents(head, given, samples, seed=seed, refinement=lm.refinement)
             decoded = lm.codec.decode_latents(latents.to(codec_device(lm.codec)), num_frames=num_frames)
         frames.extend(decoded.clamp(-1.0, 1.0).cpu().split(1))
@@ -222,9 +224,12 @@ def load_head(folder: Path) -> tuple[DiffusionHead, Refinement] | None:
         raise CheckpointError(
             f"{path} has format_version {facts.get('format_version')!r}, this tokvid reads {_FORMAT_VERSION}: update it"
         )
+    missing = [name for name in ("head", "refinement") if name not in facts]
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; save the model again")
     try:
-        head = DiffusionHead(from_mapping(DiffusionHeadConfig, facts.get("head", {}), where="head"))
-        refinement = from_mapping(Refinement, facts.get("refinement", {}), where="refinement")
+        head = DiffusionHead(from_mapping(DiffusionHeadConfig, facts["head"], where="head"))
+        refinement = from_mapping(Refinement, facts["refinement"], where="refinement")
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     try:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokvid.config_checks import at_least, is_average, positive
+from tokvid.config_checks import at_least, finite, is_average, positive
 from tokvid.errors import ModelError
 from tokvid_lm.head import NEW_ROWS, head_logits
 
@@ -38,6 +38,7 @@ class LoRAConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "rank")
         positive(self, "alpha", "rows_rate")
+        finite(self, "alpha", "rows_rate")
         is_average(self, "dropout")
 
 
@@ -49,6 +50,7 @@ def insert_adapters(model: PreTrainedModel, config: LoRAConfig, *, first_new_row
     """
     try:
         import peft
+        from peft.tuners.lora import Linear as LinearAdapter
         from peft.tuners.lora import LoraLayer
     except ImportError as error:
         raise ModelError("adapters (lora) need peft: pip install 'tokvid[peft]'") from error
@@ -71,8 +73,8 @@ def insert_adapters(model: PreTrainedModel, config: LoRAConfig, *, first_new_row
             " leave them out"
         )
     for module in model.modules():
-        if isinstance(module, LoraLayer):
-            module.forward = partial(_adapted, module)
+        if isinstance(module, LinearAdapter):
+            module.forward = partial(_adapted, module)  # type: ignore[method-assign]
     _split_tables(model, first_new_row)
 
 

@@ -282,7 +282,8 @@ def _fast_parts(recipe: LMRecipe, model: PreTrainedModel) -> Iterator[None]:
         with compiled_layers(model):
             yield
         return
-    if model.device.type != "cpu" or not has_fused_norms(model) or isinstance(layer_windows(model.config), dict):
+    fits = has_fused_norms(model) and not isinstance(layer_windows(model.config), dict)
+    if model.device.type != "cpu" or not fits or getattr(model.config.get_text_config(), "attention_dropout", None):
         yield
         return
     chosen = model.config._attn_implementation

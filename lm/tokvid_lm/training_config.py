@@ -95,8 +95,8 @@ class LMTrainingConfig:
     documents that lose their caption, which guidance needs. ``precision: auto`` takes bf16 where the machine is
     clearly faster in it. ``loading_workers`` processes write documents ahead (0: none), which a fast device needs and
     which changes no number. ``compile`` puts the layers through torch.compile, which pays on a GPU: the same numbers up
-    to rounding. Its rows are all padded to ``pack`` ids, so that there is one program. ``deepspeed`` is the path of a
-    DeepSpeed JSON (ZeRO 0 to 2).
+    to rounding. Its rows are all padded to ``pack`` ids, so that stages of one batch size share a program.
+    ``deepspeed`` is the path of a DeepSpeed JSON (ZeRO 0 to 2).
     """
 
     steps: int = 2000

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.lm.tiny import build_model, build_tokenizer
 from tokvid.config import from_mapping
 from tokvid.data.clips import ClipArray, materialise, open_clips
-from tokvid.errors import CheckpointError, DataError, ModelError
+from tokvid.errors import CheckpointError, ConfigError, DataError, ModelError
 from tokvid.grid import Grid
 from tokvid_lm import TextSegment, VideoLM, VideoSegment, head_training
 from tokvid_lm.diffusion_head import DiffusionHead, DiffusionHeadConfig
@@ -25,7 +25,8 @@ from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.templates import VideoHeader
 from tokvid_lm.video_settings import VideoSettings
 from tokvid_lm.vocabulary import MODES, Mode
-from tokvid_tokenizers import VideoCodec
+from tokvid_tokenizers import VideoCodec, load_codec
+from tokvid_tokenizers.quantizers import FSQConfig, ResidualConfig
 
 PROMPT = [TextSegment("a fox moves left")]
 SIZE = {"num_frames": 5, "height": 16, "width": 16}
@@ -92,24 +93,40 @@ def test_no_noise_and_an_untrained_head_give_the_plain_frames(codec: VideoCodec)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cell_is_given_the_hidden_state_of_its_own_code(mode: Mode, layout: str, codec: VideoCodec) -> None:
     lm = with_head(codec, layout=layout)
-    header = VideoHeader(grid=Grid(t=2, h=2, w=2), mode=mode, fps=8.0)
-    codes = torch.arange(8).reshape(1, 1, 2, 2, 2)
+    header = VideoHeader(grid=Grid(t=2, h=3, w=3), mode=mode, fps=8.0)
+    codes = torch.arange(18).reshape(1, 1, 2, 3, 3)
     changed = codes.clone()
-    changed[0, 0, 1, 1, 0] = 900
+    changed[0, 0, 1, 1, 0] = 900  # cell number 3 of its frame
     with sampling_from(lm.model, None):
         before, after = (conditions(lm, [finished(lm, PROMPT, each[0], header)], each) for each in (codes, changed))
     dim = codec.quantizer.dim
-    assert before.shape == (1, 2, 2, 2, dim + 32)
-    vectors = codec.quantizer.dequantize(codes).permute(0, 2, 3, 4, 1)
-    torch.testing.assert_close(before[..., :dim], vectors)
-    moved = (before - after).abs().amax(-1)[0] > 1e-6
-    assert moved[1, 1, 0], "the code itself was changed"
-    if mode != "maskgit":
-        assert not moved[0].any(), "an earlier frame does not see it"
-    if mode == "frame":
-        assert moved[1].all(), "all of its own frame do"
-    if mode == "next_token" and layout == "raster":
-        assert moved[1].tolist() == [[False, False], [True, True]]
+    assert before.shape == (1, 2, 3, 3, dim + 32)
+    torch.testing.assert_close(before[..., :dim], codec.quantizer.dequantize(codes).permute(0, 2, 3, 4, 1))
+    moved = ((before - after)[..., dim:].abs().amax(-1)[0] > 1e-6).flatten(1)
+    if mode == "next_token":  # what stands at its place or behind it
+        order = lm.layout.frame_order(3, 3, 1).tolist()
+        behind = set(order[order.index(3) :])
+        assert moved.tolist() == [[False] * 9, [cell in behind for cell in range(9)]]
+    else:
+        assert moved[1].all(), "all of its own frame see it"
+        assert moved[0].all() == (mode == "maskgit") and moved[0].any() == (mode == "maskgit")
+
+
+def test_of_a_cell_of_two_codes_the_last_ones_hidden_state_is_given() -> None:
+    quantizer = ResidualConfig(depth=2, quantizer=FSQConfig(levels=(5, 5, 3)))
+    codec = VideoCodec(replace(load_codec("preset:tiny").config, quantizer=quantizer))  # type: ignore[arg-type]
+    lm = with_head(codec)
+    header = VideoHeader(grid=Grid(t=1, h=2, w=2), fps=8.0)
+    codes = torch.zeros(1, 2, 1, 2, 2, dtype=torch.int64)
+    dim = codec.quantizer.dim
+    for stage, row, column in ((0, 0, 1), (1, 1, 0)):
+        changed = codes.clone()
+        changed[0, stage, 0, row, column] = 7
+        with sampling_from(lm.model, None):
+            before, after = (conditions(lm, [finished(lm, PROMPT, each[0], header)], each) for each in (codes, changed))
+        moved = ((before - after)[..., dim:].abs().amax(-1)[0, 0] > 1e-6).flatten().tolist()
+        place = 2 * row + column
+        assert moved == [cell >= place for cell in range(4)], "the last code of a cell has seen its first"
 
 
 def test_a_head_is_saved_beside_a_plain_model_and_comes_back(codec: VideoCodec, tmp_path: Path) -> None:
@@ -189,6 +206,14 @@ def test_a_head_learns_and_a_stopped_run_resumes_to_the_same_weights(
     for one, other in zip(whole.diffusion_head.parameters(), resumed.diffusion_head.parameters(), strict=True):
         assert torch.equal(one, other)
     assert VideoLM.from_pretrained(tmp_path / "stopped" / "lm").diffusion_head is not None
+    retrained = with_head(codec)
+    retrained.model.get_input_embeddings().weight.data[0] += 1  # type: ignore[union-attr]
+    with pytest.raises(CheckpointError, match="or for another model"):
+        train_head(stopped, clips(stopped), lm=retrained, resume=True)
+    shown = clips(stopped)
+    shown.frames[-1] += 1
+    with pytest.raises(CheckpointError, match="on other clips"):
+        train_head(stopped, shown, lm=with_head(codec), resume=True)
     other = replace(stopped, seed=1)
     with pytest.raises(CheckpointError, match="trained by another recipe"):
         train_head(other, clips(other), lm=with_head(codec), resume=True)
@@ -198,3 +223,22 @@ def test_too_few_clips_for_a_batch_are_said(codec: VideoCodec, tmp_path: Path) -
     small = recipe(tmp_path, batch_size=64)
     with pytest.raises(DataError, match="a batch needs 64 clips, the data has 12"):
         train_head(small, clips(small), lm=with_head(codec))
+
+
+def test_a_model_with_actions_has_no_head_yet(codec: VideoCodec, tmp_path: Path) -> None:
+    moving = with_head(codec, num_actions=3)
+    with pytest.raises(ModelError, match="draws videos from 3 actions"):
+        train_head(recipe(tmp_path), clips(recipe(tmp_path)), lm=moving)
+
+
+def test_clips_beyond_the_models_context_are_refused(codec: VideoCodec, tmp_path: Path) -> None:
+    large = recipe(tmp_path)
+    large = replace(large, data=replace(large.data, size=(128, 128)))
+    with pytest.raises(ModelError, match="positions, but the model's context has 256"):
+        train_head(large, clips(large), lm=with_head(codec))
+
+
+def test_a_head_is_trained_in_one_process(codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match="in one process, and this is one of 4"):
+        train_head(recipe(tmp_path), clips(recipe(tmp_path)), lm=with_head(codec))

@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM
 from tests.lm.tiny import FAMILIES, build_model, build_tokenizer
 from tests.lm.tiny_run import recipe, train
 from tokvid.errors import ConfigError, ModelError
+from tokvid.optimizer import AdamWConfig, build_optimizer
 from tokvid_lm import VideoLM
 from tokvid_lm.lora import LoRAConfig, insert_adapters, merge_adapters
+from tokvid_lm.training import adam_names
 from tokvid_lm.training_config import LMRecipe, PretrainedModelConfig
 from tokvid_tokenizers import load_codec
 
@@ -110,6 +112,19 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_weights(base: Path, tmp_pa
     again = train(cut, CODEC, resume=True)
     ours, theirs = again.lm.model.state_dict(), whole.lm.model.state_dict()
     assert set(ours) == set(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_new_rows_learn_at_their_own_rate() -> None:
+    lm = extended("llama", tied=True)
+    insert_adapters(lm.model, LoRAConfig(rank=2), first_new_row=lm.vocabulary.text_size)
+    config = AdamWConfig(learning_rate=0.01)
+    optimizer = build_optimizer(config, lm.model, undecayed=adam_names(lm.model), undecayed_rate=4.0)
+    adapters, rows = optimizer.param_groups
+    assert (adapters["lr"], rows["lr"], rows["weight_decay"]) == (0.01, 0.04, 0.0)
+    assert [list(parameter.shape) for parameter in rows["params"]] == [
+        [lm.vocabulary.total_size - lm.vocabulary.text_size, 32]
+    ]
+    assert all(min(parameter.shape) == 2 for parameter in adapters["params"])
 
 
 def test_what_adapters_cannot_do_is_refused(base: Path, tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def _head(data: Mapping[str, Any]) -> dict[str, Any]:
     from tokvid_lm.head_training import HeadRecipe, train_head
     from tokvid_tokenizers import load_codec
 
+    from_mapping(HeadRecipe, data)
     codec = load_codec(_STAND_IN_CODEC)
     clips = _clips(2 * codec.spatial_stride, 1 + codec.temporal_stride)
     training = {**data.get("training", {}), "steps": _STEPS, "batch_size": 2, "warmup_steps": 0, "log_every": 1}

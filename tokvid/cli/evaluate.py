@@ -48,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--x264", action="store_true", help="also draw PSNR over bits against x264 (even sides only)")
     lm = parser.add_argument_group("of a language model")
     lm.add_argument("--mode", action="append", default=[], help="draw in this mode alone (may be given again)")
-    lm.add_argument("--completed", type=int, default=64, metavar="N", help="complete so many clips (default 64)")
-    lm.add_argument("--batch-size", type=int, default=64, metavar="N", help="clips drawn at once (default 64)")
+    lm.add_argument("--completed", type=int, metavar="N", help="complete so many clips (default 64)")
+    lm.add_argument("--batch-size", type=int, metavar="N", help="clips drawn at once (default 64)")
     lm.add_argument("--text", metavar="FILE", help="also the perplexity of the beginning of this UTF-8 text")
     lm.add_argument("--base", metavar="MODEL", help="and what it was to MODEL, which the language model was made of")
-    lm.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    lm.add_argument("--seed", type=int, help="of what is drawn (default 0)")
     lm.add_argument(
         "--all", action="store_true", help="all videos of DATA: it is a folder that no training has seen a part of"
     )
@@ -72,9 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_codec(arguments: argparse.Namespace, output: Path) -> int:
-    for name in ("mode", "text", "base", "all"):
-        if getattr(arguments, name):
-            raise DataError(f"--{name} is for a language model, and {arguments.model} is a codec: leave it out")
+    for name in ("mode", "text", "base", "all", "completed", "batch_size", "seed"):
+        if getattr(arguments, name) not in (None, False, []):
+            raise DataError(
+                f"--{name.replace('_', '-')} is for a language model, and {arguments.model} is a codec: leave it out"
+            )
     wanted = shape(arguments)
     num_frames, (height, width), fps = wanted["num_frames"], wanted["size"], wanted["fps"]
     from tokvid.metrics.perceptual import LPIPS, PictureDistance

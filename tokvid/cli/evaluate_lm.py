@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tokvid_lm.video_settings import VideoSettings
 
 _SHOWN = 12
+_COMPLETED = _BATCH_SIZE = 64
 _MOST_TEXT = 32_768  # characters: some eight thousand ids, which is minutes of two cores and tells a tenth
 
 
@@ -33,11 +34,12 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
     for name in ("lpips", "x264"):
         if getattr(arguments, name):
             raise ModelError(f"--{name} measures a codec, and this folder holds a language model: leave it out")
-    if arguments.batch_size < 1 or arguments.completed < 1:
-        raise DataError(
-            f"--batch-size and --completed must be at least 1, got {arguments.batch_size} and {arguments.completed}"
-        )
-    if arguments.base and not arguments.text:
+    batch_size = _BATCH_SIZE if arguments.batch_size is None else arguments.batch_size
+    completed = _COMPLETED if arguments.completed is None else arguments.completed
+    seed = arguments.seed or 0
+    if batch_size < 1 or completed < 1:
+        raise DataError(f"--batch-size and --completed must be at least 1, got {batch_size} and {completed}")
+    if arguments.base is not None and arguments.text is None:
         raise DataError("--base is for the perplexity of a text: say --text FILE too")
     from transformers.utils import logging as transformers_logging
 
@@ -48,8 +50,8 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
     from tokvid_lm.passages import read_text
 
     transformers_logging.disable_progress_bar()  # one for every file of weights
-    prepare(arguments.seed)
-    text = read_text(arguments.text) if arguments.text else None
+    prepare(seed)
+    text = None if arguments.text is None else read_text(arguments.text)
     lm = VideoLM.from_pretrained(arguments.model, dtype=loading_dtype()).to(default_device())
     wanted = _shape(lm.settings, arguments)
     clips = load_clips(arguments.data, wanted, arguments.clips, split=None if arguments.all else "held_out")
@@ -60,9 +62,9 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
             lm,
             clips,
             modes=tuple(dict.fromkeys(arguments.mode)),
-            completed=arguments.completed,
-            seed=arguments.seed,
-            batch_size=arguments.batch_size,
+            completed=completed,
+            seed=seed,
+            batch_size=batch_size,
             progress=progress,
         )
     evaluation.figures.update(perplexities)
@@ -76,7 +78,7 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
         "skipped": [name for name, _ in clips.skipped],
         "figures": evaluation.figures,
         "left_out": evaluation.left_out,
-        **provenance(arguments.seed),
+        **provenance(seed),
     }
     write_text(output / "evaluation.json", json.dumps(facts, indent=2) + "\n")
     write_text(output / "clips.jsonl", "".join(json.dumps(row) + "\n" for row in _rows(clips, evaluation, verdicts)))

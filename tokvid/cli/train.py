@@ -23,7 +23,7 @@ from tokvid.cli.clips import load_held_out, load_splits, tell
 from tokvid.cli.dry_run import dry_run
 from tokvid.cli.judging import generate, judge_reconstructions
 from tokvid.cli.progress import counted
-from tokvid.data.clips import SpriteDataConfig, open_splits
+from tokvid.data.clips import SpriteDataConfig, materialise, open_clips, open_splits
 from tokvid.errors import ConfigError, did_you_mean
 from tokvid.processes import is_main_process
 from tokvid.provenance import provenance
@@ -99,12 +99,13 @@ def _head(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     from tokvid_lm.head_training import LM_FOLDER, HeadRecipe, train_head
 
     recipe = from_mapping(HeadRecipe, data)
-    clips, _ = load_splits(recipe.data)
-    lm = train_head(recipe, clips, resume=resume)
-    head = lm.diffusion_head
+    with counted("train clips") as progress:
+        clips = materialise(open_clips(recipe.data, "train"), progress=progress)
+    head = train_head(recipe, clips, resume=resume).diffusion_head
     assert head is not None
-    count = sum(parameter.numel() for parameter in head.parameters())
-    return {"model": str(Path(recipe.output) / LM_FOLDER), "head_parameters": count}
+    figures = {"head_parameters": sum(parameter.numel() for parameter in head.parameters())}
+    _keep(recipe.output, figures, recipe.seed)
+    return {"model": str(Path(recipe.output) / LM_FOLDER), **figures}
 
 
 def _keep(output: str, figures: dict[str, Any], seed: int) -> None:
