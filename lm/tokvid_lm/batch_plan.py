@@ -96,8 +96,11 @@ class BatchPlan(Dataset[Batch]):
                 total += length
                 sample += 1
             rows = best_fit_decreasing(waiting, self._pack)
-            full = [row for row in rows if sum(length for length, _ in row) > 0.9 * self._pack]
-            others = sorted((row for row in rows if row not in full), key=lambda row: min(number for _, number in row))
+            full: list[list[tuple[int, int]]] = []
+            others: list[list[tuple[int, int]]] = []
+            for row in rows:
+                (full if sum(length for length, _ in row) > 0.9 * self._pack else others).append(row)
+            others.sort(key=lambda row: min(number for _, number in row))
             full += others[: max(0, (len(rows) + 1) // 2 - len(full))]
             taken = {number for row in full for _, number in row}
             waiting = [item for item in waiting if item[1] not in taken]

@@ -23,16 +23,13 @@ _WAVES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionHeadConfig:
-    """``mean`` and ``deviation`` are of each of the C channels of latents; a condition has ``condition_dim`` numbers.
+class HeadConfig:
+    """What of a head follows neither from its model nor from the data: ``width`` and ``depth`` of the MLP.
 
-    ``width`` and ``depth`` are of the MLP. Every token is seen with ``repeats`` independent times and noises a step.
-    The logit of a time is normal with ``time_mean`` and ``time_deviation``.
+    Every token is seen with ``repeats`` independent times and noises a step. The logit of a time is normal with
+    ``time_mean`` and ``time_deviation``.
     """
 
-    condition_dim: int
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
     width: int = 256
     depth: int = 3
     repeats: int = 4
@@ -40,9 +37,22 @@ class DiffusionHeadConfig:
     time_deviation: float = 1.0
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "condition_dim", "width", "depth", "repeats")
+        at_least(self, 1, "width", "depth", "repeats")
         positive(self, "time_deviation")
         finite(self, "time_mean", "time_deviation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionHeadConfig(HeadConfig):
+    """``mean`` and ``deviation`` are of each of the C channels of latents, ``condition_dim`` numbers of a condition."""
+
+    condition_dim: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "condition_dim")
         if not self.mean or len(self.mean) != len(self.deviation):
             raise ConfigError(
                 f"mean and deviation have a number for each channel, got {len(self.mean)} and {len(self.deviation)}"

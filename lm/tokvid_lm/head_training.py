@@ -22,17 +22,24 @@ from torch import Tensor
 from tokvid.atomic import write_text
 from tokvid.checkpoint import check_unused, keep_last, load_state, newest_valid, save_state, step_folder
 from tokvid.config import to_mapping
-from tokvid.config_checks import at_least, finite, is_share, less_than, positive
+from tokvid.config_checks import at_least, is_share, less_than, positive
 from tokvid.data.clips import ClipArray, DataConfig, SpriteDataConfig
 from tokvid.errors import CheckpointError, ConfigError, DataError, ModelError
 from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
-from tokvid.optimizer import MuonConfig, OptimizerConfig, build_optimizer, set_learning_rate, warmup_then_linear
+from tokvid.optimizer import (
+    MuonConfig,
+    OptimizerConfig,
+    build_optimizer,
+    load_optimizer,
+    set_learning_rate,
+    warmup_then_linear,
+)
 from tokvid.processes import world_size
 from tokvid.runtime import default_device, loading_dtype, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
-from tokvid_lm.diffusion_head import DiffusionHead, DiffusionHeadConfig
+from tokvid_lm.diffusion_head import DiffusionHead, DiffusionHeadConfig, HeadConfig
 from tokvid_lm.hybrid import Refinement, conditions, finished, hidden_size
 from tokvid_lm.samplers.runner import sampling_from
 from tokvid_lm.segments import TextSegment
@@ -45,22 +52,6 @@ _COUNTED = 256
 """Clips that the statistics of the latents are taken from."""
 # What Muon leaves to Adam: maps from and to latents, conditions and times.
 _ADAM_NAMES = ("latent_in", "condition_in", "time_in", "latent_out")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadConfig:
-    """The settings of :class:`~tokvid_lm.diffusion_head.DiffusionHeadConfig` that do not follow from model and data."""
-
-    width: int = 144
-    depth: int = 3
-    repeats: int = 4
-    time_mean: float = 0.0
-    time_deviation: float = 1.0
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "width", "depth", "repeats")
-        positive(self, "time_deviation")
-        finite(self, "time_mean", "time_deviation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +98,8 @@ class HeadRecipe:
 def train_head(recipe: HeadRecipe, clips: ClipArray, *, lm: VideoLM | None = None, resume: bool = False) -> VideoLM:
     """Train a head for the model of ``recipe``; the model with it is saved in ``<output>/lm`` and given back.
 
-    ``lm`` spares loading ``recipe.lm``.
-    Raises :class:`TrainingError` at a step whose loss is not finite, and ``KeyboardInterrupt`` with one line for the
-    user after Ctrl-C, when a checkpoint has been written.
+    ``lm`` spares loading ``recipe.lm``. Raises :class:`TrainingError` at a step whose loss is not finite, and
+    ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when a checkpoint has been written.
     """
     output = Path(recipe.output)
     if not resume:
@@ -263,7 +253,7 @@ class _HeadTrainer:
             )
         self._build(*saved.state["statistics"])
         self.head.load_state_dict(saved.tensors)
-        self.optimizer.load_state_dict(saved.state["optimizer"])
+        load_optimizer(self.optimizer, saved.state["optimizer"])
         self.step = saved.state["step"]
 
     @functools.cache  # noqa: B019 - of the one trainer of a run
