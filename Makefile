@@ -6,11 +6,12 @@ STAMP := $(VENV)/.tokvid-installed
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help env demo test check format bench clean
+.PHONY: help env demo test soak check format bench clean
 
 help:
 	@echo "make demo    train a small video language model from nothing and report what it draws"
 	@echo "make test    run the test suite (ARGS='-m \"not slow\"' for the unit tests alone)"
+	@echo "make soak    kill trainings at random steps, twenty times each, and compare what they end with"
 	@echo "make check   formatting, lint, types and import rules"
 	@echo "make format  put the sources into their format"
 	@echo "make bench   measure speed, print a table"
@@ -32,6 +33,9 @@ demo: env
 
 test: env
 	$(BIN)/python -m pytest -q $(ARGS)
+
+soak: env
+	TOKVID_SOAK_KILLS=20 $(BIN)/python -m pytest -q tests/integration/test_soak.py $(ARGS)
 
 check: env
 	$(BIN)/ruff format --check .

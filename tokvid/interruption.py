@@ -1,4 +1,5 @@
-"""Ctrl-C that waits for a safe moment: half of an update must never be saved as if it were the whole.
+"""Ctrl-C, and the signal by which schedulers end a job, wait for a safe moment: half of an update must never be saved
+as if it were the whole.
 
 Nothing here knows what is being done, or what is saved when it stops.
 """
@@ -14,24 +15,31 @@ from types import FrameType
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether Ctrl-C came since the block was entered, to be asked where it is safe to stop.
+    """Give a function that says whether Ctrl-C or SIGTERM came since the block was entered, to be asked where it is
+    safe to stop.
 
-    A second Ctrl-C raises :class:`KeyboardInterrupt` at once, as it would outside. Outside the main thread, and where
-    the process ignores the signal, nothing is changed and the answer stays no.
+    A second one does at once what the first would have done outside: Ctrl-C raises :class:`KeyboardInterrupt`. Outside
+    the main thread, and where the process ignores a signal, nothing is changed and the answer stays no.
     """
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+    came = False
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    came = False
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal came
         came = True
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(number, previous[signal.Signals(number)])
 
-    signal.signal(signal.SIGINT, note)
+    # None: a handler that was not set from Python, which could not be put back.
+    noted = [number for number, handler in previous.items() if handler not in (None, signal.SIG_IGN)]
+    if previous[signal.SIGINT] is signal.SIG_DFL:  # whoever set it wants Ctrl-C to end the process
+        noted.remove(signal.SIGINT)
+    for number in noted:
+        signal.signal(number, note)
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number in noted:
+            signal.signal(number, previous[number])

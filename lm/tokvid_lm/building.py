@@ -47,10 +47,10 @@ def _writing(recipe: LMRecipe) -> dict[str, Any]:
     }
 
 
-def _scratch_model(model: ScratchModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A model whose layers add nothing at first: what leads back into the residual stream starts at zero."""
-    shape = {
-        "vocab_size": len(tokenizer),
+def scratch_config(model: ScratchModelConfig, vocab_size: int, **special_ids: int | None) -> LlamaConfig | Qwen3Config:
+    """What transformers calls a model from nothing of ``vocab_size`` ids."""
+    shape: dict[str, Any] = {
+        "vocab_size": vocab_size,
         "hidden_size": model.hidden_size,
         "intermediate_size": model.intermediate_size,
         "num_hidden_layers": model.num_layers,
@@ -60,15 +60,21 @@ def _scratch_model(model: ScratchModelConfig, tokenizer: PreTrainedTokenizerBase
         "max_position_embeddings": model.max_positions,
         "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
         "tie_word_embeddings": model.tie_embeddings,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
+        **special_ids,
     }
-    built = (
-        Qwen3ForCausalLM(Qwen3Config(**shape))
-        if model.architecture == "qwen3"
-        else LlamaForCausalLM(LlamaConfig(**shape))
+    return Qwen3Config(**shape) if model.architecture == "qwen3" else LlamaConfig(**shape)
+
+
+def _scratch_model(model: ScratchModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A model whose layers add nothing at first: what leads back into the residual stream starts at zero."""
+    config = scratch_config(
+        model,
+        len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
+    built = Qwen3ForCausalLM(config) if isinstance(config, Qwen3Config) else LlamaForCausalLM(config)
     for layer in built.model.layers:
         nn.init.zeros_(layer.self_attn.o_proj.weight)
         nn.init.zeros_(layer.mlp.down_proj.weight)

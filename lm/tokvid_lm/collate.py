@@ -8,8 +8,10 @@ from dataclasses import fields
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from tokvid.errors import ShapeError
+from tokvid.processes import leave_group
 from tokvid_lm.batch_plan import Batch
 from tokvid_lm.document import IGNORED, TEXT, Document
 from tokvid_lm.documents import Documents
@@ -35,6 +37,8 @@ class Collator:
 
     def __call__(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
         """The tensors of one batch (the Trainer hands it over as a list of one)."""
+        if get_worker_info() is not None:
+            leave_group()
         (batch,) = batches
         if not batch.samples:
             raise ShapeError("a batch needs at least one document, got none")

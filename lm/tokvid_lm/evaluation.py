@@ -69,7 +69,7 @@ def validation_losses(
     clips: CodeSource,
     mixture: Sequence[MixtureConfig],
     *,
-    objective: VideoObjective | None = None,
+    answer: Callable[..., Any] | None = None,
     batch_size: int = 64,
     autocast: torch.dtype | None = None,
 ) -> dict[str, float]:
@@ -77,20 +77,20 @@ def validation_losses(
 
     Every mode of the ``mixture`` is measured on its own, from text alone; of the masked ones with masked shares drawn
     from their schedule, the same each time. Passages of a text are left out: nothing of it is held out.
-    ``objective`` is the one of a model in training, whose forward answers with a loss.
+    ``answer`` is what answers a batch with its loss: in training the model itself, whose forward is the objective.
     """
-    objective = objective or VideoObjective(lm.model, lm.vocabulary)
+    answer = answer or VideoObjective(lm.model, lm.vocabulary)
     found: dict[str, float] = {}
     for entry in mixture:
         if entry.objective not in found and not entry.file:
             alone = MixtureConfig(objective=entry.objective, schedule=entry.schedule)
             documents = Documents(lm.processor, clips, mixture=(alone,), shuffle=False)
-            found[entry.objective] = _mean_nats(lm, documents, objective, batch_size, autocast)
+            found[entry.objective] = _mean_nats(lm, documents, answer, batch_size, autocast)
     return found
 
 
 def _mean_nats(
-    lm: VideoLM, documents: Documents, objective: VideoObjective, batch_size: int, autocast: torch.dtype | None
+    lm: VideoLM, documents: Documents, answer: Callable[..., Any], batch_size: int, autocast: torch.dtype | None
 ) -> float:
     device = lm.model.device
     collator = Collator(documents, pad_id=lm.pad_id, positions=lm.positions)
@@ -100,7 +100,7 @@ def _mean_nats(
             numbers = range(start, min(start + batch_size, len(documents)))
             batch = collator([Batch(rows=tuple((number,) for number in numbers))])
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                parts = objective(**{name: tensor.to(device) for name, tensor in batch.items()})
+                parts = answer(**{name: tensor.to(device) for name, tensor in batch.items()})
             nats += float(parts["nats"].sum())
             count += float(parts["count"].sum())
     return nats / count

@@ -36,6 +36,7 @@ from tokvid.optimizer import (
     warmup_then_linear,
 )
 from tokvid.processes import world_size
+from tokvid.run_lock import only_run
 from tokvid.runtime import default_device, loading_dtype, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
@@ -115,13 +116,15 @@ def train_head(recipe: HeadRecipe, clips: ClipArray, *, lm: VideoLM | None = Non
             " have none: there are no heads for such models yet"
         )
     trainer = _HeadTrainer(recipe, lm, clips)
-    if resume:
-        trainer.resume()
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
-    trainer.run()
-    lm.diffusion_head, lm.refinement = trainer.head.eval(), recipe.refinement
-    lm.save_pretrained(output / LM_FOLDER)
+    with only_run(output):
+        if resume:
+            trainer.resume()
+        else:
+            check_unused(output)  # that run may have ended meanwhile
+        write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
+        trainer.run()
+        lm.diffusion_head, lm.refinement = trainer.head.eval(), recipe.refinement
+        lm.save_pretrained(output / LM_FOLDER)
     return lm
 
 

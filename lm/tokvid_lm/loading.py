@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import (
     CONFIG_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
@@ -108,6 +109,14 @@ def _unmarked_config(name: str | Path, positions: PositionKind) -> PreTrainedCon
             f"{str(name)!r} was not saved with positions {positions!r}: the model_type in its {_CONFIG} is {marked!r}"
         )
     config: PreTrainedConfig = CONFIG_MAPPING[kind].from_dict({**facts, "model_type": kind})
+    return config
+
+
+def load_config(name: str | Path) -> PreTrainedConfig:
+    """The configuration of a causal language model, without its weights; :class:`ModelError` where there is none."""
+    with _guarded("configuration", name):
+        place, gguf = _gguf(name)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(place, trust_remote_code=False, **gguf)
     return config
 
 

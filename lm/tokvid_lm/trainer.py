@@ -1,4 +1,4 @@
-"""``transformers.Trainer`` with our checkpoints, our log and our manners: it stops at NaN, and saves on Ctrl-C.
+"""``transformers.Trainer`` with our checkpoints, our log and our manners: it stops at NaN, and saves before it stops.
 
 It knows batches and losses, nothing of clips, captions or recipes.
 
@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -56,14 +58,17 @@ _BITS = 1.0 / 0.6931471805599453
 class LMTrainer(Trainer):
     """The model's forward must be a :class:`~tokvid_lm.objectives.video_objective.VideoObjective`.
 
-    ``output`` is the run's folder. ``log`` is that of the main process, None in all others. ``validate(trainer)`` gives
-    nats a label by what is drawn. ``facts`` goes into every checkpoint as :data:`FACTS_FILE`.
+    ``optimizer`` and ``schedule`` are those of the run, ``output`` is its folder. ``log`` is that of the main process,
+    None in all others. ``validate(trainer)`` gives nats a label by what is drawn. ``facts`` goes into every checkpoint
+    as :data:`FACTS_FILE`.
     """
 
     def __init__(
         self,
         *,
         config: LMTrainingConfig,
+        optimizer: Optimizer,
+        schedule: LambdaLR,
         output: Path,
         log: TrainingLog | None,
         facts: Mapping[str, Any],
@@ -71,6 +76,7 @@ class LMTrainer(Trainer):
         **trainer: Any,
     ) -> None:
         self.run_config = config
+        self._of_the_run = (optimizer, schedule)
         self.output = output
         self.run_log = log
         self.run_facts = facts
@@ -97,20 +103,30 @@ class LMTrainer(Trainer):
         return torch.bfloat16 if self.args.bf16 else None
 
     def run(self, checkpoint: Path | None) -> None:
-        """Train to the last step; Ctrl-C finishes the step, saves, and raises KeyboardInterrupt with one line.
+        """Train to the last step; Ctrl-C or SIGTERM finishes the step, saves, and raises KeyboardInterrupt in one line.
 
-        A second Ctrl-C stops at once. Raises CheckpointError for a ``checkpoint`` that holds something else than
+        A second one stops at once. Raises CheckpointError for a ``checkpoint`` that holds something else than
         safetensors and JSON, or was written by another number of processes.
         """
         if checkpoint is not None and not self.is_deepspeed_enabled:
             self._resumed = _read_training_state(checkpoint, self.args.world_size)
         with deferred_interrupt() as self.interrupted:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if self.interrupted():
+        if self.is_stopping():
             step = self.state.global_step
             raise KeyboardInterrupt(
                 f"stopped at step {step}; {step_folder(self.output, step)} is saved, add --resume to go on"
             )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """That of the run. Given to the Trainer as ``optimizers`` it would be dropped for an AdamW under DeepSpeed."""
+        self.optimizer = self._of_the_run[0]
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
+        """That of the run, which moves the rates of its optimizer also where DeepSpeed has wrapped that."""
+        _, self.lr_scheduler = self._of_the_run
+        return self.lr_scheduler
 
     def compute_loss(
         self,
@@ -134,6 +150,14 @@ class LMTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: it would walk over all modules at every step."""
         return 0
+
+    def is_stopping(self) -> bool:
+        """Whether a process has been asked to stop; all ask together, and stop at the same step."""
+        if self.args.world_size == 1:
+            return self.interrupted()
+        asked = torch.tensor(int(self.interrupted()), device=self.args.device)
+        torch.distributed.all_reduce(asked)
+        return bool(asked)
 
     def take_parts(self) -> LossParts:
         """What the losses of all passes since the last call were made of."""
@@ -162,8 +186,10 @@ class LMTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The Trainer's files and our states, under ``step-000123``, whole or not at all, sealed with a digest."""
         step = self.state.global_step
-        if self.args.should_save:
-            check_weights(step, self.accelerator.unwrap_model(model).state_dict())
+        if self.args.should_save or self.is_deepspeed_enabled:
+            # Of a parameter that ZeRO 3 has cut up each process looks at its part.
+            named = self.accelerator.unwrap_model(model).named_parameters()
+            check_weights(step, {name: getattr(parameter, "ds_tensor", parameter) for name, parameter in named})
         scratch = self.output / _SCRATCH
         if self.args.should_save:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -234,8 +260,9 @@ class _Duties(TrainerCallback):
         """Log the step; ask for a checkpoint when it is time or the user wants to stop."""
         trainer, config, step = self.trainer, self.trainer.run_config, state.global_step
         parts = trainer.take_parts()
+        interrupted = trainer.is_stopping()
         held_out: dict[str, float] = {}
-        if step % config.validate_every == 0 and step < config.steps:
+        if step % config.validate_every == 0 and step < config.steps and not interrupted:
             held_out = {f"held-out bits ({name})": nats * _BITS for name, nats in trainer.validate(trainer).items()}
         if trainer.run_log is not None:
             trainer.run_log.step(
@@ -246,7 +273,6 @@ class _Duties(TrainerCallback):
                 details=parts.by_frame(),
             )
         # The last one too: a finished run that is resumed has nothing left to train, and gives the same model.
-        interrupted = trainer.interrupted()
         if interrupted or step % config.checkpoint_every == 0 or step >= config.steps:
             control.should_save = True
         if interrupted:

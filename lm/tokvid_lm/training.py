@@ -28,11 +28,12 @@ from tokvid.atomic import write_text
 from tokvid.checkpoint import check_unused, newest_valid
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray, ClipSource
-from tokvid.deepspeed_config import read_deepspeed
+from tokvid.deepspeed_config import check_agreement, import_deepspeed, read_deepspeed, zero_stage
 from tokvid.errors import CheckpointError, ConfigError
 from tokvid.grid import latent_frames
 from tokvid.optimizer import build_optimizer, warmup_then_linear
-from tokvid.processes import is_main_process
+from tokvid.processes import is_main_process, world_size
+from tokvid.run_lock import only_run
 from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.saved_json import read_mapping
 from tokvid.training_log import TrainingLog, check_finite
@@ -48,8 +49,10 @@ from tokvid_lm.compiled_layers import compiled_layers
 from tokvid_lm.documents import Documents
 from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_losses
 from tokvid_lm.fused_norm import fused_norms, has_fused_norms
+from tokvid_lm.gathered import gathered
 from tokvid_lm.lora import LoRAConfig, insert_adapters, merge_adapters
 from tokvid_lm.objectives.video_objective import VideoObjective
+from tokvid_lm.recomputed_layers import recomputed_layers
 from tokvid_lm.trainer import FACTS_FILE, LMTrainer
 from tokvid_lm.training_config import (
     LMRecipe,
@@ -95,7 +98,7 @@ def train_lm(
     if not resume:
         check_unused(recipe.output)  # before clips are encoded
     prepare(recipe.seed)
-    read_deepspeed(recipe.training.deepspeed)  # what is wrong there is said before clips are encoded
+    deepspeed_settings(recipe)  # what is wrong there is said before clips are encoded
     codec = load_codec(recipe.codec) if codec is None else codec
     if isinstance(recipe.data, ShardDataConfig):
         sources = [ShardClips(recipe.data.path, split, codec_id=codec.codec_id) for split in ("train", "held_out")]
@@ -130,12 +133,22 @@ def _train_on_codes(
     positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
     documents.check_context(positions)
     held_out_documents.check_context(positions)
-    facts = _facts(recipe, codec, documents)
+    with only_run(output, wanted=is_main_process()):
+        if not resume:
+            check_unused(output)  # that run may have ended while clips were encoded here
+        return _run(recipe, lm, documents, clips, held_out, resume=resume)
+
+
+def _run(
+    recipe: LMRecipe, lm: VideoLM, documents: Documents, clips: CodeSource, held_out: CodeSource, *, resume: bool
+) -> TrainedLM:
+    """Train, measure and save ``lm``."""
+    output = Path(recipe.output)
+    facts = _facts(recipe, lm.codec, documents)
     checkpoint = _checkpoint_to_resume(output, facts) if resume else None
-    output.mkdir(parents=True, exist_ok=True)
+    bf16 = computes_in_bf16(recipe.training.precision) if checkpoint is None else _read_facts(checkpoint)["bf16"]
     if is_main_process():
         write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
-    bf16 = computes_in_bf16(recipe.training.precision) if checkpoint is None else _read_facts(checkpoint)["bf16"]
     _train(recipe, lm, documents, held_out, facts | {"bf16": bf16}, checkpoint)
     lm.model.eval()
     autocast = torch.bfloat16 if bf16 else None
@@ -223,7 +236,7 @@ def _train(
         if is_main_process()
         else None
     )
-    with _fast_parts(recipe, lm.model), objective.as_forward():
+    with _layers(recipe, lm.model), objective.as_forward():
         trainer = LMTrainer(
             model=lm.model,
             args=arguments,
@@ -231,8 +244,9 @@ def _train(
             data_collator=Collator(
                 documents, pad_id=lm.pad_id, positions=lm.positions, width=config.pack if config.compile else None
             ),
-            optimizers=(optimizer, LambdaLR(optimizer, lambda step: learning_rate_share(config, step))),
             config=config,
+            optimizer=optimizer,
+            schedule=LambdaLR(optimizer, lambda step: learning_rate_share(config, step)),
             output=Path(recipe.output),
             log=log,
             facts=facts,
@@ -240,13 +254,15 @@ def _train(
                 lm,
                 held_out,
                 config.mixture,
-                objective=objective,
+                answer=lm.model,
                 batch_size=config.batch_size,
                 autocast=trainer.autocast_dtype,
             ),
         )
         with nullcontext() if log is None else log:
             trainer.run(checkpoint)
+    if zero_stage(deepspeed_settings(recipe)) == 3:
+        lm.model = gathered(lm.model)
     if lora is not None:
         merge_adapters(lm.model)
 
@@ -273,6 +289,14 @@ def adam_names(model: PreTrainedModel) -> list[str]:
     tables += [table for table in (model.get_input_embeddings(), model.get_output_embeddings()) if table is not None]
     ours = {id(parameter) for table in tables for parameter in table.parameters()}
     return [name for name, parameter in model.named_parameters() if id(parameter) in ours]
+
+
+@contextmanager
+def _layers(recipe: LMRecipe, model: PreTrainedModel) -> Iterator[None]:
+    """The layers of a model as the recipe wants them in training."""
+    recomputed = recomputed_layers(model) if recipe.training.checkpoint_layers else nullcontext()
+    with _fast_parts(recipe, model), recomputed:
+        yield
 
 
 @contextmanager
@@ -330,7 +354,7 @@ def _arguments(recipe: LMRecipe, *, bf16: bool) -> TrainingArguments:
         use_cpu=default_device().type == "cpu",
         bf16=bf16,
         seed=recipe.seed,
-        deepspeed=read_deepspeed(config.deepspeed),
+        deepspeed=deepspeed_settings(recipe),
         save_strategy="no",
         # The rest of a checkpoint is written by LMTrainer without pickle; DeepSpeed keeps its own files.
         save_only_model=config.deepspeed is None,
@@ -345,10 +369,32 @@ def _arguments(recipe: LMRecipe, *, bf16: bool) -> TrainingArguments:
     )
 
 
+def deepspeed_settings(recipe: LMRecipe) -> dict[str, Any] | None:
+    """DeepSpeed's settings, which agree with the recipe; it is imported as the Trainer would not."""
+    config = recipe.training
+    settings = read_deepspeed(config.deepspeed)
+    if settings is None:
+        return None
+    if zero_stage(settings) == 3 and (_lora(recipe) is not None or recipe.positions != "1d"):
+        raise ConfigError(
+            "training.deepspeed: ZeRO 3 is for whole models with positions 1d; with model.lora or other positions use"
+            " stage 2, of whose parts adapters are small"
+        )
+    if settings.get("bf16", {}).get("enabled", "auto") != "auto":
+        raise ConfigError('training.deepspeed: write "bf16": {"enabled": "auto"}: training.precision says it')
+    # The Trainer hands it one planned batch a pass, whatever the batch holds.
+    passes = {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": config.gradient_accumulation}
+    batches = {"train_batch_size": config.gradient_accumulation * world_size()}
+    check_agreement(settings, {"gradient_clipping": config.gradient_clip, **passes, **batches})
+    import_deepspeed()
+    return settings
+
+
 def _facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict[str, Any]:
     """What a checkpoint must agree with: the data, and the recipe but for where and how often it writes."""
     facts = to_mapping(recipe)
-    quiet = ("log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "loading_workers")
+    quiet = ["log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "loading_workers"]
+    quiet.append("checkpoint_layers")
     facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
     kept = {name: value for name, value in facts.items() if name not in ("output", "codec", "evaluation")}
     digests = {"codec_id": codec.codec_id, "documents": documents.digest()}

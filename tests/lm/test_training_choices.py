@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from tests.lm.tiny import build_model
 from tests.lm.tiny_run import MODEL, recipe, train
 from tokvid.config import from_mapping, to_mapping
+from tokvid.deepspeed_config import zero_stage
 from tokvid.errors import ConfigError, DataError, ModelError
 from tokvid.optimizer import MuonConfig, build_optimizer
 from tokvid.recipe import load_recipe
@@ -21,7 +23,7 @@ from tokvid_lm import TextSegment, VideoLM
 from tokvid_lm.document import IGNORED
 from tokvid_lm.mixture import MixtureConfig
 from tokvid_lm.objectives.video_objective import VideoObjective
-from tokvid_lm.training import adam_names, learning_rate_share
+from tokvid_lm.training import adam_names, deepspeed_settings, learning_rate_share
 from tokvid_lm.training_config import LMEvaluationConfig, LMRecipe, LMTrainingConfig
 from tokvid_tokenizers import VideoCodec
 
@@ -98,8 +100,9 @@ def test_the_loss_is_divided_by_the_number_of_labels(
         ("{", r"cannot read .*settings\.json as JSON"),
         ("[]", "a mapping, got list"),
         ('{"zero_optimization": null}', '"zero_optimization" is a mapping .*, got null'),
-        ('{"zero_optimization": {"stage": 3}}', "ZeRO stage 3 cannot be used"),
-        ('{"zero_optimization": {"stage": "auto"}}', 'ZeRO stage "auto" cannot be used'),
+        ('{"zero_optimization": {"stage": 3}}', 'write "stage3_gather_16bit_weights_on_model_save": true'),
+        ('{"zero_optimization": {"stage": "auto"}}', 'there is no ZeRO stage "auto"'),
+        ('{"zero_optimization": {"stage": 4}}', "there is no ZeRO stage 4"),
         ("{}", '"gradient_clipping": "auto"'),
         ('{"gradient_clipping": "auto"}', r"not installed: pip install 'tokvid\[deepspeed\]'"),
     ],
@@ -114,6 +117,40 @@ def test_what_is_wrong_with_deepspeed_is_said_before_anything_is_done(
     with pytest.raises(ConfigError, match=words):
         train(recipe(tmp_path / "run", deepspeed=str(path)), codec)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"gradient_clipping": 3.0}, r"gradient_clipping is 3.0, the recipe says 1.0; write \"auto\""),
+        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps is 4, the recipe says 1"),
+        ({"optimizer": {"type": "Adam"}}, "leave 'optimizer' out"),
+        ({"bf16": {"enabled": False}}, 'write "bf16": {"enabled": "auto"}'),
+    ],
+)
+def test_deepspeed_settings_that_contradict_the_recipe_are_refused(
+    settings: dict[str, Any], words: str, codec: VideoCodec, tmp_path: Path
+) -> None:
+    pytest.importorskip("deepspeed")
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"gradient_clipping": "auto"} | settings), encoding="utf-8")
+    with pytest.raises(ConfigError, match=words):
+        train(recipe(tmp_path / "run", deepspeed=str(path)), codec)
+
+
+def test_deepspeed_settings_come_by_name(codec: VideoCodec, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    names = ["zero0", "zero1", "zero2", "zero2-offload", "zero3", "zero3-offload"]
+    found = [deepspeed_settings(recipe(tmp_path, deepspeed=name)) for name in names]
+    assert [zero_stage(settings) for settings in found] == [0, 1, 2, 2, 3, 3]
+    with pytest.raises(ConfigError, match="is called 'zero4': did you mean 'zero"):
+        train(recipe(tmp_path / "run", deepspeed="zero4"), codec)
+    adapted = {
+        **to_mapping(recipe(tmp_path, deepspeed="zero3")),
+        "model": {"kind": "pretrained", "name": "x", "lora": {}},
+    }
+    with pytest.raises(ConfigError, match="ZeRO 3 is for whole models with positions 1d"):
+        train(from_mapping(LMRecipe, adapted), codec)
 
 
 def test_muon_leaves_every_table_of_ids_and_positions_to_adam() -> None:

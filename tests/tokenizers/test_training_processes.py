@@ -209,6 +209,7 @@ def test_ctrl_c_stops_both_at_one_step_and_saves_it(tmp_path: Path) -> None:
         ({"optimizer": {"type": "Adam"}}, "leave 'optimizer' out: the recipe has an optimizer"),
         ({"fp16": {"enabled": True}}, "leave 'fp16' out"),
         ({"bf16": {"enabled": True}}, "leave it out and set training.precision to bf16"),
+        ({"zero_optimization": {"stage": 3}}, "ZeRO 3 takes the decoder's last layer apart"),
         ({"zero_optimization": {"stage": 1}}, "Muon needs whole matrices: use adamw .* or ZeRO stage 0"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -53,3 +55,24 @@ def test_a_thread_changes_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGINT), False]
+
+
+def test_the_signal_of_schedulers_waits_too_and_the_second_one_ends_the_process() -> None:
+    program = (
+        "import os, signal\n"
+        "from tokvid.interruption import deferred_interrupt\n"
+        "with deferred_interrupt() as interrupted:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(interrupted(), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still here', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "True\n" and done.returncode == -signal.SIGTERM
+
+
+def test_both_handlers_come_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with deferred_interrupt():
+        pass
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -6,11 +6,7 @@ an adversary has two engines. Nothing here knows what a loss is made of.
 
 from __future__ import annotations
 
-import functools
-import logging
 import math
-import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
+from tokvid.deepspeed_config import check_agreement, import_deepspeed, zero_stage
 from tokvid.errors import CheckpointError, ConfigError
 from tokvid.optimizer import load_optimizer, set_learning_rate
 from tokvid_tokenizers.across_processes import objects_of_all_processes, rank_and_count
@@ -106,7 +103,7 @@ class DeepSpeedEngine(Engine):
         config |= {"train_micro_batch_size_per_gpu": 1, "gradient_clipping": (clip or 0.0) if self._stage else 0.0}
         # It takes parameters apart as plain numbers in a row: channels-last weights are not that.
         network.to(memory_format=torch.contiguous_format)
-        self._engine, *_ = _deepspeed().initialize(model=network, optimizer=optimizer, config=config)
+        self._engine, *_ = import_deepspeed().initialize(model=network, optimizer=optimizer, config=config)
         # Not the engine's forward, which switches the autocast of the loop off.
         self.forward = network
 
@@ -148,11 +145,6 @@ def build_engine(
     return DeepSpeedEngine(network, optimizer, clip=clip, settings=deepspeed)
 
 
-def zero_stage(settings: Mapping[str, Any]) -> int:
-    """The ZeRO stage of DeepSpeed's ``settings``."""
-    return int(settings.get("zero_optimization", {}).get("stage", 0))
-
-
 def check_settings(settings: Mapping[str, Any], training: CodecTrainingConfig) -> None:
     """Raise :class:`ConfigError` where DeepSpeed's ``settings`` would train otherwise than the recipe says."""
     _, processes = rank_and_count()
@@ -162,15 +154,15 @@ def check_settings(settings: Mapping[str, Any], training: CodecTrainingConfig) -
         "train_batch_size": training.batch_size,
         "train_micro_batch_size_per_gpu": training.batch_size // processes,
     }
-    for name, value in recipe.items():
-        if settings.get(name, "auto") not in ("auto", value):
-            raise ConfigError(f'training.deepspeed: {name} is {settings[name]}, the recipe says {value}; write "auto"')
-    for name in ("optimizer", "scheduler", "fp16", "torch_autocast"):
-        if name in settings:
-            raise ConfigError(f"training.deepspeed: leave {name!r} out: the recipe has an optimizer and a precision")
+    check_agreement(settings, recipe)
     if settings.get("bf16", {}).get("enabled", "auto") not in ("auto", False):
         raise ConfigError(
             "training.deepspeed: bf16 would also round the weights; leave it out and set training.precision to bf16"
+        )
+    if zero_stage(settings) == 3:
+        raise ConfigError(
+            "training.deepspeed: ZeRO 3 takes the decoder's last layer apart, at whose whole weight the adversary's"
+            " share of the loss is measured, and a codec is small: use stage 0, 1 or 2"
         )
     adversary = training.adversarial
     kinds = [training.optimizer.kind, *([adversary.optimizer.kind] if adversary else [])]
@@ -187,18 +179,3 @@ def _check_parts(states: list[dict[str, Any]], parts: int) -> None:
             f"the checkpoint holds the optimizer in {len(states)} parts, this run has {parts}: ZeRO 1 and 2 resume with"
             " as many processes as wrote it"
         )
-
-
-@functools.cache
-def _deepspeed() -> Any:
-    """DeepSpeed, which builds nothing just in time, and says what it has to say on stderr."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    # Faster sums on one machine without a GPU; at the first start it would be compiled for two minutes.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    for handler in logging.getLogger("DeepSpeed").handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stderr)
-    return deepspeed

@@ -29,6 +29,7 @@ from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
 from tokvid.optimizer import build_optimizer, warmup_then_linear
 from tokvid.report.pictures import contact_sheet, side_by_side
+from tokvid.run_lock import only_run
 from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
@@ -87,7 +88,7 @@ def train_codec(
     """
     with joined_processes(alone=recipe.training.deepspeed is not None):
         trainer = CodecTrainer(recipe, clips, held_out)
-        with trainer.feed:
+        with trainer.feed, only_run(recipe.output, wanted=trainer.rank == 0):
             if resume:
                 trainer.resume()
             else:
@@ -133,7 +134,6 @@ class CodecTrainer:
     def run(self) -> TrainedCodec:
         """Train from the current step to the last, evaluate, save."""
         if self.rank == 0:
-            self.output.mkdir(parents=True, exist_ok=True)
             write_text(self.output / RECIPE_FILE, json.dumps(to_mapping(self.recipe), indent=2) + "\n")
         if self.step == 0 and self.config.start_from is None:
             self.codec.calibrate(to_model(self.feed.first_look()).to(self.device))

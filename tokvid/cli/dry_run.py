@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _SMALLEST_SIDE = 32
 _STEPS = 2
 _STAND_IN_CODEC = "preset:tiny"
+_PASSAGE = 64
 _STAND_IN_TEXT = "A fox that moves left is seen no more. " * 200
 
 
@@ -56,22 +57,28 @@ def _codec(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
     from tokvid.config import from_mapping
-    from tokvid_lm.training import train_lm
+    from tokvid_lm.training import deepspeed_settings, train_lm
     from tokvid_lm.training_config import LMRecipe, PretrainedModelConfig, ShardDataConfig
     from tokvid_tokenizers import load_codec
 
-    model = from_mapping(LMRecipe, data).model
+    recipe = from_mapping(LMRecipe, data)
+    model = recipe.model
     from_hub = isinstance(model, PretrainedModelConfig) and not Path(model.name).exists()
     codec = load_codec(_STAND_IN_CODEC)
-    training = {**data.get("training", {}), **_short(), "curriculum": [], "gradient_accumulation": 1}
+    deepspeed_settings(recipe)  # looked at, and not used: it is for several processes
+    training = {**data.get("training", {}), **_short(), "curriculum": [], "gradient_accumulation": 1, "deepspeed": None}
     clips = _clips(2 * codec.spatial_stride, 1 + codec.temporal_stride)
     changed = {"data": clips, "training": training, "codec": _STAND_IN_CODEC, "evaluation": {"clips": 1}}
+    if recipe.factors:
+        twos = [2] * (len(recipe.factors) - 1)
+        changed["factors"] = [*twos, codec.codebook_size // 2 ** len(twos)]
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder, "text.txt")
         text.write_text(_STAND_IN_TEXT, encoding="utf-8")
         if "mixture" in training:
             parts = training["mixture"]
-            training["mixture"] = [{**part, "file": str(text)} if part.get("file") else part for part in parts]
+            read = {"file": str(text), "passage": _PASSAGE}
+            training["mixture"] = [part | read if part.get("file") else part for part in parts]
         if from_hub:
             changed["model"] = {**data["model"], "name": _stand_in_model(Path(folder, "model"))}
         tiny = from_mapping(LMRecipe, {**data, **changed, "output": str(Path(folder, "run"))})

@@ -45,6 +45,7 @@ VERBS: dict[str, Verb] = {
     "recipes": Verb("tokvid.cli.recipes", "list, show or copy the run configurations that come with tokvid"),
     "demo": Verb("tokvid.cli.demo", "train a codec and a language model from nothing and show what they draw"),
     "train": Verb("tokvid.cli.train", "train what a recipe describes", overrides=True),
+    "plan": Verb("tokvid.cli.plan", "what a language model recipe takes on given GPUs: memory, hours", overrides=True),
     "generate": Verb("tokvid.cli.generate", "draw a video from a caption"),
     "encode": Verb("tokvid.cli.encode", "turn videos into codes (.tokvid files)"),
     "tokenize": Verb("tokvid.cli.tokenize", "turn a whole data set into code shards, to train language models on"),

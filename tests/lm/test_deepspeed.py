@@ -1,0 +1,85 @@
+"""DeepSpeed with two processes on a processor: every ZeRO stage learns what one process learns, and resumes exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.lm.tiny_run import recipe, train
+from tokvid.config import to_mapping
+from tokvid.training_log import read_log
+from tokvid_lm import VideoLM
+from tokvid_lm.training_config import LMRecipe
+from tokvid_tokenizers import VideoCodec
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = (ROOT, ROOT / "tokenizers", ROOT / "lm")
+STEPS = 20
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch trains in one process alone"),
+    pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs the extra deepspeed"),
+]
+
+
+def run(output: Path, **training: Any) -> LMRecipe:
+    settings = {"steps": STEPS, "validate_every": 1, "checkpoint_every": 10}
+    return recipe(output, **{**settings, **training})
+
+
+def launch(recipe: LMRecipe, *arguments: str) -> dict[str, Any]:
+    """The figures of a run of two processes that went well."""
+    path = Path(f"{recipe.output}.yaml")
+    path.write_text(yaml.safe_dump(to_mapping(recipe)), encoding="utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SOURCES)), "OMP_NUM_THREADS": "1"}
+    command = [*torchrun, "-m", "tokvid", "train", str(path), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=path.parent, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "Building extension" not in done.stderr + done.stdout, "nothing is built just in time"
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+def bits(output: Path) -> list[float]:
+    """On held-out clips after each step but the last: of all the weights, where the loss is of a process's part."""
+    found = [line["held-out bits (next_token)"] for line in read_log(output / "log.jsonl")[:-1]]
+    assert len(found) == STEPS - 1
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_processes_learn_what_one_does(stage: int, precision: str, codec: VideoCodec, tmp_path: Path) -> None:
+    launch(run(tmp_path / "two", precision=precision, deepspeed=f"zero{stage}"))
+    train(run(tmp_path / "one", precision=precision, gradient_accumulation=2), codec)
+    # DeepSpeed's bfloat16 is that of weights too, torch's that of the arithmetic alone: near, and no more.
+    assert bits(tmp_path / "two") == pytest.approx(bits(tmp_path / "one"), rel=2e-2 if precision == "bf16" else 1e-4)
+    together, alone = (VideoLM.from_pretrained(tmp_path / name / "lm").model for name in ("two", "one"))
+    expected = alone.state_dict()
+    assert set(together.state_dict()) == set(expected)
+    for name, tensor in together.state_dict().items() if precision == "fp32" else ():
+        assert (tensor - expected[name]).norm() <= 1e-3 * expected[name].norm(), name
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_resumed_run_ends_with_the_same_weights(stage: int, codec: VideoCodec, tmp_path: Path) -> None:
+    settings = {"precision": "fp32", "deepspeed": f"zero{stage}", "keep_checkpoints": 9}
+    launch(run(tmp_path / "whole", **settings))
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "lm")
+    shutil.rmtree(tmp_path / "cut" / f"step-{STEPS:06d}")
+    launch(run(tmp_path / "cut", **settings), "--resume")
+    whole, cut = ((tmp_path / name / "lm" / "model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
