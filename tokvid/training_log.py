@@ -1,4 +1,4 @@
-"""What a training run shows and keeps: a progress bar or plain lines, ``log.jsonl``, and tensorboard.
+"""What a training run shows and keeps: a progress bar or plain lines, ``log.jsonl``, tensorboard and other boards.
 
 It knows numbers by name and nothing about what is trained. Values may be 0-d tensors: they are summed where they
 are and read only when a line is due, so that logging never makes a device wait at every step.
@@ -10,15 +10,15 @@ import json
 import math
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, SupportsFloat
 
 from tokvid.atomic import write_text
+from tokvid.boards import Board, TensorBoard, WeightsAndBiases
 from tokvid.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -46,8 +46,9 @@ def check_finite(step: int, losses: Mapping[str, Number]) -> None:
 class TrainingLog:
     """The log of one run, entered with ``with``.
 
-    ``folder`` gets ``log.jsonl`` and ``tensorboard/``. Steps count from 1 to ``total_steps``; a run resumed after
-    ``start_step`` steps drops the lines of later steps, which it is about to repeat. ``unit`` names what
+    ``folder`` gets ``log.jsonl`` and ``tensorboard/``; numbers and pictures go to Weights & Biases too where that is
+    installed and the environment names a project (WANDB_PROJECT). Steps count from 1 to ``total_steps``; a run resumed
+    after ``start_step`` steps drops the lines of later steps, which it is about to repeat. ``unit`` names what
     ``step(amount=...)`` counts, per second. One JSON line is written every ``every`` steps, with means over them: a run
     resumed at a multiple of ``every`` writes the same lines as one never stopped (but for the speeds). With ``silent``,
     for all but the first of several processes, notes are printed and nothing else is done.
@@ -77,7 +78,7 @@ class TrainingLog:
         self.silent = silent
         self._stream = stream or sys.stderr
         self._wants_tensorboard = tensorboard
-        self._board: _Board | None = None
+        self._boards: list[Board] = []
         self._bar: Any = None
         self._file: IO[str] | None = None
         self._step = start_step
@@ -102,7 +103,10 @@ class TrainingLog:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self.path.open("a", encoding="utf-8")
         if self._wants_tensorboard:
-            self._board = _Board(self.folder / "tensorboard", first_step=self.start_step + 1, complain=self.note)
+            place, first = self.folder / "tensorboard", self.start_step + 1
+            self._boards.append(TensorBoard(place, first_step=first, complain=self.note))
+        if WeightsAndBiases.wanted():
+            self._boards.append(WeightsAndBiases(self.folder, complain=self.note))
         self._start_showing()
         return self
 
@@ -113,8 +117,8 @@ class TrainingLog:
             self._bar.close()
         if self._file is not None:
             self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for board in self._boards:
+            board.close()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -152,9 +156,9 @@ class TrainingLog:
             self._write_line()
 
     def pictures(self, name: str, pictures: npt.NDArray[np.uint8], step: int | None = None) -> None:
-        """Show one picture, uint8 [H,W,3], in tensorboard under ``name``."""
-        if self._board is not None:
-            self._board.picture(name, pictures, self._step if step is None else step)
+        """Show one picture, uint8 [H,W,3], on every board under ``name``."""
+        for board in self._boards:
+            board.picture(name, pictures, self._step if step is None else step)
 
     def note(self, text: str) -> None:
         """Print a line without breaking the bar."""
@@ -193,8 +197,8 @@ class TrainingLog:
         assert self._file is not None, "a TrainingLog is used inside its with block"
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        if self._board is not None:
-            self._board.scalars({name: value for name, value in line.items() if name != "step"}, self._step)
+        for board in self._boards:
+            board.scalars({name: value for name, value in line.items() if name != "step"}, self._step)
         # What is measured now and then, as the use of the codebook, stays in sight until it is measured again.
         self._shown |= {name: mean for name, mean in means.items() if name not in self._unshown}
         self._show(self._shown, speed, wait, now)
@@ -220,51 +224,6 @@ class TrainingLog:
         left = (now - self._began) / max(1, self._step - self.start_step) * (self.total_steps - self._step)
         text = f"{self.title} {self._step}/{self.total_steps}  {numbers}  left {_clock(left)}"
         print(text, file=self._stream, flush=True)
-
-
-class _Board:
-    """Tensorboard's writer, which nothing depends on: where it cannot write, it says so once and the run goes on."""
-
-    def __init__(self, folder: Path, *, first_step: int, complain: Callable[[str], None]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._complain = complain
-        self._hook_before = threading.excepthook
-        self._hook = self._without_the_writers_own
-        threading.excepthook = self._hook
-        self._writer: Any = None
-        try:
-            self._writer = SummaryWriter(folder, purge_step=first_step)
-        except OSError as error:
-            self._give_up(error)
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._write(lambda writer: [writer.add_scalar(name, value, step) for name, value in values.items()])
-
-    def picture(self, name: str, picture: npt.NDArray[np.uint8], step: int) -> None:
-        self._write(lambda writer: writer.add_image(name, picture, step, dataformats="HWC"))
-
-    def close(self) -> None:
-        self._write(lambda writer: writer.close())
-        if threading.excepthook == self._hook:
-            threading.excepthook = self._hook_before
-
-    def _write(self, call: Callable[[Any], object]) -> None:
-        if self._writer is None:
-            return
-        try:
-            call(self._writer)
-        except OSError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        self._writer = None
-        self._complain(f"tensorboard gets nothing more ({error.strerror or error}); {LOG_FILE} goes on")
-
-    def _without_the_writers_own(self, arguments: threading.ExceptHookArgs) -> None:
-        """The writer is a thread that hands its error to the next call; the traceback it dies with says no more."""
-        if type(arguments.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
-            self._hook_before(arguments)
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:

@@ -205,3 +205,34 @@ def test_importing_the_log_imports_no_torch() -> None:
 
     code = "import sys, tokvid.training_log; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2], check=True)
+
+
+def test_weights_and_biases_gets_the_same_where_a_project_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run(tmp_path / "without", range(1, 11), total=10)
+    assert not (tmp_path / "without" / "wandb").exists()
+    monkeypatch.setenv("WANDB_PROJECT", "videos")
+    for _ in range(2):  # resumed, it is the same run
+        with TrainingLog(tmp_path / "with", 10, tensorboard=False, stream=io.StringIO()) as log:
+            for step in range(1, 11):
+                log.step(step, {"l1": torch.tensor(0.5)})
+            log.pictures("strip", np.zeros((8, 8, 3), np.uint8))
+    runs = list((tmp_path / "with" / "wandb").glob("offline-run-*"))
+    assert runs and len({folder.name.rpartition("-")[2] for folder in runs}) == 1
+    (file,) = runs[0].glob("run-*.wandb")
+    assert b"l1" in file.read_bytes() and list(runs[0].rglob("media/images/strip_*.png"))
+
+
+def test_what_weights_and_biases_refuses_costs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_PROJECT", "no/project")
+    stream = io.StringIO()
+    with TrainingLog(tmp_path, 2, every=1, tensorboard=False, stream=stream) as log:
+        log.step(1, {"l1": 1.0})
+        log.step(2, {"l1": 1.0})
+    assert stream.getvalue().count("wandb gets nothing more") == 1 and len(read_log(tmp_path / "log.jsonl")) == 2
