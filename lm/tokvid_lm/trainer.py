@@ -205,7 +205,8 @@ class LMTrainer(Trainer):
                     (beside / _TRAINERS_ARGUMENTS).unlink(missing_ok=True)
                     if not self.is_deepspeed_enabled:
                         write_state(beside, {}, self._training_state(random_states))
-                    (beside / FACTS_FILE).write_text(json.dumps(self.run_facts, indent=2) + "\n", encoding="utf-8")
+                    facts = {**self.run_facts, "processes": self.args.world_size}
+                    (beside / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
                     seal(beside)
                 keep_last(self.output, self.run_config.keep_checkpoints)
             self.accelerator.wait_for_everyone()

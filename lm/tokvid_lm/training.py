@@ -37,6 +37,7 @@ from tokvid.run_lock import only_run
 from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.saved_json import read_mapping
 from tokvid.training_log import TrainingLog, check_finite
+from tokvid.universal_checkpoint import is_universal
 from tokvid.weights import check_weights
 from tokvid_lm import block_attention
 from tokvid_lm.attention_windows import layer_windows
@@ -209,7 +210,8 @@ def _train(
     checkpoint: Path | None,
 ) -> None:
     config = recipe.training
-    arguments = _arguments(recipe, bf16=facts["bf16"])
+    universal = checkpoint is not None and _read_facts(checkpoint)["processes"] != world_size()
+    arguments = _arguments(recipe, bf16=facts["bf16"], universal=universal)
     lm.to(arguments.device).model.train()
     lora = _lora(recipe)
     if lora is not None:
@@ -341,9 +343,14 @@ def learning_rate_share(config: LMTrainingConfig, step: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def _arguments(recipe: LMRecipe, *, bf16: bool) -> TrainingArguments:
-    """The Trainer's settings; saving, logging and validation are ours (see :class:`LMTrainer`)."""
-    config = recipe.training
+def _arguments(recipe: LMRecipe, *, bf16: bool, universal: bool = False) -> TrainingArguments:
+    """The Trainer's settings; saving, logging and validation are ours (see :class:`LMTrainer`).
+
+    ``universal``: DeepSpeed resumes what another number of processes wrote.
+    """
+    config, deepspeed = recipe.training, deepspeed_settings(recipe)
+    if deepspeed is not None and universal:
+        deepspeed["checkpoint"] = {"load_universal": True}
     return TrainingArguments(
         output_dir=recipe.output,
         max_steps=config.steps,
@@ -354,7 +361,7 @@ def _arguments(recipe: LMRecipe, *, bf16: bool) -> TrainingArguments:
         use_cpu=default_device().type == "cpu",
         bf16=bf16,
         seed=recipe.seed,
-        deepspeed=deepspeed_settings(recipe),
+        deepspeed=deepspeed,
         save_strategy="no",
         # The rest of a checkpoint is written by LMTrainer without pickle; DeepSpeed keeps its own files.
         save_only_model=config.deepspeed is None,
@@ -396,6 +403,7 @@ def _facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict[st
     quiet = ["log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "loading_workers"]
     quiet.append("checkpoint_layers")
     facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
+    facts["passes"] = facts["training"].pop("gradient_accumulation") * world_size()
     kept = {name: value for name, value in facts.items() if name not in ("output", "codec", "evaluation")}
     digests = {"codec_id": codec.codec_id, "documents": documents.digest()}
     plain: dict[str, Any] = json.loads(json.dumps(kept | digests))
@@ -410,10 +418,21 @@ def _checkpoint_to_resume(output: Path, facts: dict[str, Any]) -> Path | None:
         return None
     saved = _read_facts(newest.path)
     wrong = sorted(name for name in facts if saved.get(name) != facts[name])
+    processes = saved.get("processes")
+    if wrong == ["passes"]:
+        raise CheckpointError(
+            f"{newest.path} was trained with {saved.get('passes')} passes a step in {processes} processes, this run has"
+            f" {facts['passes']} in {world_size()}: set training.gradient_accumulation so that they agree"
+        )
     if wrong:
         raise CheckpointError(
             f"{newest.path} was trained with another {wrong[0]}: give this run another output folder,"
             " or remove that one"
+        )
+    if facts["training"]["deepspeed"] and processes != world_size() and not is_universal(newest.path):
+        raise CheckpointError(
+            f"{newest.path} was written by {processes} processes, this run has {world_size()}: run 'tokvid reshape"
+            f" {output}' first"
         )
     return newest.path
 

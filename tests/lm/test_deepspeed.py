@@ -16,7 +16,9 @@ import torch
 import yaml
 
 from tests.lm.tiny_run import recipe, train
+from tokvid.cli.main import main
 from tokvid.config import to_mapping
+from tokvid.errors import CheckpointError
 from tokvid.training_log import read_log
 from tokvid_lm import VideoLM
 from tokvid_lm.training_config import LMRecipe
@@ -38,11 +40,11 @@ def run(output: Path, **training: Any) -> LMRecipe:
     return recipe(output, **{**settings, **training})
 
 
-def launch(recipe: LMRecipe, *arguments: str) -> dict[str, Any]:
-    """The figures of a run of two processes that went well."""
+def launch(recipe: LMRecipe, *arguments: str, processes: int = 2) -> dict[str, Any]:
+    """The figures of a run that went well."""
     path = Path(f"{recipe.output}.yaml")
     path.write_text(yaml.safe_dump(to_mapping(recipe)), encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SOURCES)), "OMP_NUM_THREADS": "1"}
     command = [*torchrun, "-m", "tokvid", "train", str(path), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=path.parent, timeout=600)
@@ -83,3 +85,31 @@ def test_a_resumed_run_ends_with_the_same_weights(stage: int, codec: VideoCodec,
     launch(run(tmp_path / "cut", **settings), "--resume")
     whole, cut = ((tmp_path / name / "lm" / "model.safetensors").read_bytes() for name in ("whole", "cut"))
     assert whole == cut
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_another_number_of_processes_goes_on_after_reshaping(
+    stage: int, codec: VideoCodec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"precision": "fp32", "deepspeed": f"zero{stage}", "keep_checkpoints": 9}
+    two = launch(run(tmp_path / "run", **settings))
+    shutil.rmtree(tmp_path / "run" / f"step-{STEPS:06d}")
+    alone = run(tmp_path / "run", **settings, gradient_accumulation=2)
+    with pytest.raises(CheckpointError, match="was written by 2 processes, this run has 1: run 'tokvid reshape"):
+        train(alone, codec, resume=True)
+    with pytest.raises(CheckpointError, match="was trained with 2 passes a step in 2 processes, this run has 1 in 1"):
+        train(run(tmp_path / "run", **settings), codec, resume=True)
+    assert main(["reshape", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "run" / "step-000010")
+    one = launch(alone, "--resume", processes=1)
+    assert one["validation_nats"] == pytest.approx(two["validation_nats"], rel=1e-4)
+
+
+def test_only_checkpoints_of_deepspeed_are_reshaped(
+    codec: VideoCodec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(run(tmp_path / "run", steps=3), codec)
+    assert main(["reshape", str(tmp_path / "run")]) == 2
+    assert "is no checkpoint of DeepSpeed" in capsys.readouterr().err
+    assert main(["reshape", str(tmp_path)]) == 2
+    assert "has no whole checkpoint" in capsys.readouterr().err

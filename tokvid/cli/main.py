@@ -46,6 +46,7 @@ VERBS: dict[str, Verb] = {
     "demo": Verb("tokvid.cli.demo", "train a codec and a language model from nothing and show what they draw"),
     "train": Verb("tokvid.cli.train", "train what a recipe describes", overrides=True),
     "plan": Verb("tokvid.cli.plan", "what a language model recipe takes on given GPUs: memory, hours", overrides=True),
+    "reshape": Verb("tokvid.cli.reshape", "let another number of processes resume a training under DeepSpeed"),
     "generate": Verb("tokvid.cli.generate", "draw a video from a caption"),
     "encode": Verb("tokvid.cli.encode", "turn videos into codes (.tokvid files)"),
     "tokenize": Verb("tokvid.cli.tokenize", "turn a whole data set into code shards, to train language models on"),
