@@ -71,7 +71,7 @@ def table(plan: Mapping[str, Any]) -> list[str]:
         f" {model['ids']:,} ids",
         f"step      {step['ids']:,} ids, {step['flops'] / 1e12:,.3g} TFLOP forward and backward",
         f"KV cache  {_mebibytes(plan['kv_cache_bytes_a_clip'])} a clip in bfloat16",
-        f"run       {run['steps']:,} steps, {_count(run['documents'])} documents, {run['hours']:,.3g} hours"
+        f"run       {run['steps']:,} steps, {_count(run['documents'])} documents, {_duration(run['hours'])}"
         + ("" if run["cost"] is None else f", cost {run['cost']:,.2f}"),
         "",
         "memory a GPU, MiB     weights  gradients  optimizer  between passes       all",
@@ -90,6 +90,13 @@ def _count(number: int) -> str:
         if number >= size:
             return f"{number / size:.1f} {unit}"
     return str(number)
+
+
+def _duration(hours: float) -> str:
+    for size, unit in ((1, "hours"), (1 / 60, "minutes")):
+        if hours >= size:
+            return f"{hours / size:,.1f} {unit}"
+    return f"{hours * 3600:.2g} seconds"
 
 
 def _mebibytes(number: int) -> str:
