@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tokvid.checkpoint import atomic_folder, seal, verify
+from tokvid.checkpoint import SEAL, atomic_folder, seal, verify
 from tokvid.errors import CheckpointError
 
 _LATEST = "latest_universal"  # DeepSpeed's name of the file that names the folder beside it
@@ -49,7 +49,8 @@ def make_universal(checkpoint: Path) -> None:
             shutil.copytree(checkpoint, beside, copy_function=os.link, dirs_exist_ok=True)
             shutil.rmtree(beside / name, ignore_errors=True)
             whole.rename(beside / name)
-            (beside / _LATEST).unlink(missing_ok=True)  # of its own, not written through a link
+            # Links: what is written anew must not be written through them.
+            (beside / _LATEST).unlink(missing_ok=True)
             (beside / _LATEST).write_text(name, encoding="utf-8")
-            (beside / "digest.json").unlink()
+            (beside / SEAL).unlink()
             seal(beside)

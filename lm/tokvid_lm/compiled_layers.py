@@ -14,26 +14,18 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from tokvid.errors import ConfigError
 from tokvid.runtime import check_compiles
+from tokvid_lm.layer_forwards import other_forwards
 
 
 @contextmanager
 def compiled_layers(model: PreTrainedModel) -> Iterator[None]:
-    """Train ``model`` through compiled layers. Raises :class:`ConfigError` where nothing can be compiled."""
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        raise ConfigError(f"{type(model).__name__} has no layers to compile: leave training.compile out")
-    check_compiles(model.device, "leave training.compile out")
-    for layer in layers:
-        layer.forward = functools.partial(_forward, layer)
-    try:
+    """Train ``model`` through compiled layers; :class:`~tokvid.errors.ConfigError` where none can be compiled."""
+    setting = "training.compile"
+    with other_forwards(model, lambda layer: functools.partial(_forward, layer), setting=setting):
+        check_compiles(model.device, f"leave {setting} out")
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 def _forward(layer: nn.Module, *arguments: Any, **named: Any) -> Any:

@@ -47,15 +47,15 @@ class DocumentSizes:
 
 def document_sizes(
     recipe: LMRecipe,
+    clips: CodeSource,
     codec: VideoCodec,
     vocabulary: VideoVocabulary,
     *,
     caption_ids: int,
     latent_frames: int | None = None,
 ) -> DocumentSizes:
-    """Of documents whose captions have ``caption_ids`` ids, and which show only the first ``latent_frames``."""
+    """Of documents of ``clips`` whose captions have ``caption_ids`` ids and which show the first ``latent_frames``."""
     processor = _SizedProcessor(recipe, codec, vocabulary, caption_ids)
-    clips = planned_clips(recipe, codec)
     shares = np.array([entry.share for entry in recipe.training.mixture])
     rows = [_entry_sizes(recipe, processor, clips, entry, latent_frames) for entry in recipe.training.mixture]
     mean, longest, read, text, codes = np.array(rows).T

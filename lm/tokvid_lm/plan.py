@@ -18,6 +18,7 @@ from tokvid.config_checks import at_least, finite, positive
 from tokvid.errors import ConfigError, did_you_mean
 from tokvid.optimizer import MuonConfig
 from tokvid_lm.building import scratch_config
+from tokvid_lm.code_source import CodeSource
 from tokvid_lm.document_sizes import DocumentSizes, document_sizes, planned_clips
 from tokvid_lm.extend import text_tokenizer_size
 from tokvid_lm.loading import load_config, load_tokenizer
@@ -120,8 +121,10 @@ def plan_lm(recipe: LMRecipe, codec: VideoCodec, cluster: Cluster, *, caption_id
         EmptyModel(config, dtype=dtype, lora=lora, first_new_row=vocabulary.text_size)
         for dtype in (torch.float32, torch.bfloat16)
     )
+    clips = planned_clips(recipe, codec)
+    stages = list(_stages(recipe, clips, codec, vocabulary, caption_ids))
     training, flops, documents, kept_alone, kept_zero = recipe.training, 0.0, 0.0, 0, 0
-    for steps, rows, sizes in _stages(recipe, codec, vocabulary, caption_ids):
+    for steps, rows, sizes in stages:
         length = _row_length(recipe, sizes, getattr(text_config, "max_position_embeddings", None))
         in_a_row = max(1.0, training.pack / sizes.mean)
         head = _head_cost(recipe, sizes, vocabulary, text_config.hidden_size, documents=rows * in_a_row)
@@ -134,18 +137,18 @@ def plan_lm(recipe: LMRecipe, codec: VideoCodec, cluster: Cluster, *, caption_id
         flops += passes * (cost.flops + head.flops)
         documents += passes * rows * in_a_row
     hours = flops / (cluster.count * GPUS[cluster.gpu].peak * cluster.utilisation) / 3600
-    whole = document_sizes(recipe, codec, vocabulary, caption_ids=caption_ids)
+    whole = stages[-1][2]
     ids = training.batch_size * (training.pack or whole.longest) * training.gradient_accumulation * cluster.count
     moments = _moments(recipe, alone)
-    stages = (0, 1, 2) if lora is not None or recipe.positions != "1d" else (0, 1, 2, 3)
+    zeros = (0, 1, 2) if lora is not None or recipe.positions != "1d" else (0, 1, 2, 3)
     return {
-        "clip": {"codes": planned_clips(recipe, codec).grid_of(0).cells * codec.num_codebooks, "ids": whole.video},
+        "clip": {"codes": clips.grid_of(0).cells * codec.num_codebooks, "ids": whole.video},
         "document": {"ids": round(whole.mean, 1), "longest": whole.longest, "caption_ids_assumed": caption_ids},
         "model": {"ids": vocabulary.total_size, "parameters": alone.parameters, "trained": alone.trained},
         "step": {"ids": ids, "flops": flops / training.steps},
         "memory": [
             _memory(alone, None, cluster, kept_alone, moments),
-            *(_memory(zero, stage, cluster, kept_zero, moments) for stage in stages),
+            *(_memory(zero, stage, cluster, kept_zero, moments) for stage in zeros),
         ],
         "kv_cache_bytes_a_clip": _cache_bytes(text_config, caption_ids + whole.video),
         "run": {
@@ -213,15 +216,18 @@ def _moments(recipe: LMRecipe, empty: EmptyModel) -> int:
 
 
 def _stages(
-    recipe: LMRecipe, codec: VideoCodec, vocabulary: VideoVocabulary, caption_ids: int
+    recipe: LMRecipe, clips: CodeSource, codec: VideoCodec, vocabulary: VideoVocabulary, caption_ids: int
 ) -> Iterator[tuple[int, int, DocumentSizes]]:
     """Steps, rows a pass and sizes of the documents of each stage of the curriculum, and of the rest."""
     training, left = recipe.training, recipe.training.steps
+
+    def sizes(latent_frames: int | None) -> DocumentSizes:
+        return document_sizes(recipe, clips, codec, vocabulary, caption_ids=caption_ids, latent_frames=latent_frames)
+
     for stage in training.curriculum:
         left -= stage.steps
-        sizes = document_sizes(recipe, codec, vocabulary, caption_ids=caption_ids, latent_frames=stage.latent_frames)
-        yield stage.steps, stage.batch_size, sizes
-    yield left, training.batch_size, document_sizes(recipe, codec, vocabulary, caption_ids=caption_ids)
+        yield stage.steps, stage.batch_size, sizes(stage.latent_frames)
+    yield left, training.batch_size, sizes(None)
 
 
 @dataclass(frozen=True, kw_only=True)

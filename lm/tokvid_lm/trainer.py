@@ -188,8 +188,11 @@ class LMTrainer(Trainer):
         step = self.state.global_step
         if self.args.should_save or self.is_deepspeed_enabled:
             # Of a parameter that ZeRO 3 has cut up each process looks at its part.
-            named = self.accelerator.unwrap_model(model).named_parameters()
-            check_weights(step, {name: getattr(parameter, "ds_tensor", parameter) for name, parameter in named})
+            plain = self.accelerator.unwrap_model(model)
+            parts = {
+                name: weight.ds_tensor for name, weight in plain.named_parameters() if hasattr(weight, "ds_tensor")
+            }
+            check_weights(step, plain.state_dict() | parts)
         scratch = self.output / _SCRATCH
         if self.args.should_save:
             shutil.rmtree(scratch, ignore_errors=True)

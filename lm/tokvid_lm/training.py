@@ -39,21 +39,16 @@ from tokvid.saved_json import read_mapping
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.universal_checkpoint import is_universal
 from tokvid.weights import check_weights
-from tokvid_lm import block_attention
-from tokvid_lm.attention_windows import layer_windows
 from tokvid_lm.batch_plan import BatchPlan, Stage
 from tokvid_lm.building import build_lm
 from tokvid_lm.code_clips import Progress, code_clips
 from tokvid_lm.code_source import CodeSource, ShardClips
 from tokvid_lm.collate import Collator
-from tokvid_lm.compiled_layers import compiled_layers
 from tokvid_lm.documents import Documents
 from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_losses
-from tokvid_lm.fused_norm import fused_norms, has_fused_norms
 from tokvid_lm.gathered import gathered
 from tokvid_lm.lora import LoRAConfig, insert_adapters, merge_adapters
 from tokvid_lm.objectives.video_objective import VideoObjective
-from tokvid_lm.recomputed_layers import recomputed_layers
 from tokvid_lm.trainer import FACTS_FILE, LMTrainer
 from tokvid_lm.training_config import (
     LMRecipe,
@@ -61,6 +56,7 @@ from tokvid_lm.training_config import (
     PretrainedModelConfig,
     ShardDataConfig,
 )
+from tokvid_lm.training_layers import training_layers
 from tokvid_lm.video_lm import VideoLM
 from tokvid_lm.video_settings import VideoSettings
 from tokvid_tokenizers import VideoCodec, load_codec
@@ -210,8 +206,10 @@ def _train(
     checkpoint: Path | None,
 ) -> None:
     config = recipe.training
-    universal = checkpoint is not None and _read_facts(checkpoint)["processes"] != world_size()
-    arguments = _arguments(recipe, bf16=facts["bf16"], universal=universal)
+    deepspeed = deepspeed_settings(recipe)
+    if deepspeed is not None and checkpoint is not None and _read_facts(checkpoint)["processes"] != world_size():
+        deepspeed["checkpoint"] = {"load_universal": True}
+    arguments = _arguments(recipe, bf16=facts["bf16"], deepspeed=deepspeed)
     lm.to(arguments.device).model.train()
     lora = _lora(recipe)
     if lora is not None:
@@ -238,7 +236,7 @@ def _train(
         if is_main_process()
         else None
     )
-    with _layers(recipe, lm.model), objective.as_forward():
+    with training_layers(recipe.training, lm.model), objective.as_forward():
         trainer = LMTrainer(
             model=lm.model,
             args=arguments,
@@ -263,7 +261,7 @@ def _train(
         )
         with nullcontext() if log is None else log:
             trainer.run(checkpoint)
-    if zero_stage(deepspeed_settings(recipe)) == 3:
+    if zero_stage(deepspeed) == 3:
         lm.model = gathered(lm.model)
     if lora is not None:
         merge_adapters(lm.model)
@@ -294,34 +292,6 @@ def adam_names(model: PreTrainedModel) -> list[str]:
 
 
 @contextmanager
-def _layers(recipe: LMRecipe, model: PreTrainedModel) -> Iterator[None]:
-    """The layers of a model as the recipe wants them in training."""
-    recomputed = recomputed_layers(model) if recipe.training.checkpoint_layers else nullcontext()
-    with _fast_parts(recipe, model), recomputed:
-        yield
-
-
-@contextmanager
-def _fast_parts(recipe: LMRecipe, model: PreTrainedModel) -> Iterator[None]:
-    """Compiled layers, if they are asked for; else, on a processor, our own attention and norms if they fit."""
-    if recipe.training.compile:
-        with compiled_layers(model):
-            yield
-        return
-    fits = has_fused_norms(model) and not isinstance(layer_windows(model.config), dict)
-    if model.device.type != "cpu" or not fits or getattr(model.config.get_text_config(), "attention_dropout", None):
-        yield
-        return
-    chosen = model.config._attn_implementation
-    model.set_attn_implementation(block_attention.register())
-    try:
-        with fused_norms(model):
-            yield
-    finally:
-        model.set_attn_implementation(chosen)
-
-
-@contextmanager
 def _no_shard_bars() -> Iterator[None]:
     """Without the bar that transformers shows for every file of weights it writes."""
     shown = transformers_logging.is_progress_bar_enabled()
@@ -343,14 +313,9 @@ def learning_rate_share(config: LMTrainingConfig, step: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def _arguments(recipe: LMRecipe, *, bf16: bool, universal: bool = False) -> TrainingArguments:
-    """The Trainer's settings; saving, logging and validation are ours (see :class:`LMTrainer`).
-
-    ``universal``: DeepSpeed resumes what another number of processes wrote.
-    """
-    config, deepspeed = recipe.training, deepspeed_settings(recipe)
-    if deepspeed is not None and universal:
-        deepspeed["checkpoint"] = {"load_universal": True}
+def _arguments(recipe: LMRecipe, *, bf16: bool, deepspeed: dict[str, Any] | None) -> TrainingArguments:
+    """The Trainer's settings; saving, logging and validation are ours (see :class:`LMTrainer`)."""
+    config = recipe.training
     return TrainingArguments(
         output_dir=recipe.output,
         max_steps=config.steps,
@@ -400,8 +365,8 @@ def deepspeed_settings(recipe: LMRecipe) -> dict[str, Any] | None:
 def _facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict[str, Any]:
     """What a checkpoint must agree with: the data, and the recipe but for where and how often it writes."""
     facts = to_mapping(recipe)
-    quiet = ["log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "loading_workers"]
-    quiet.append("checkpoint_layers")
+    quiet = {"log_every", "validate_every", "checkpoint_every", "keep_checkpoints"}
+    quiet |= {"loading_workers", "checkpoint_layers"}
     facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
     facts["passes"] = facts["training"].pop("gradient_accumulation") * world_size()
     kept = {name: value for name, value in facts.items() if name not in ("output", "codec", "evaluation")}

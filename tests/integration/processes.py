@@ -1,4 +1,4 @@
-"""The command in processes of its own, as a user runs it; shared by the tests of this folder."""
+"""The command in processes of its own, as a user runs it; shared by tests that start some."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def run(*command: object, cwd: Path, threads: int | None = 1) -> subprocess.Comp
         env=environment(threads=threads),
         timeout=TIMEOUT_S,
     )
+
+
+def torchrun(processes: int) -> list[str]:
+    """What stands before a program (or -m module) so that so many processes run it."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
 
 
 def tokvid(*arguments: object, cwd: Path, threads: int | None = 1) -> subprocess.CompletedProcess[str]:

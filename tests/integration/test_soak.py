@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.processes import TIMEOUT_S, environment
+from tests.integration.processes import TIMEOUT_S, environment, torchrun
 from tests.lm import tiny_run as tiny_lm
 from tests.tokenizers import tiny_run as tiny_codec
 from tokvid.config import to_mapping
@@ -76,8 +76,7 @@ class Soaked:
         self.weights = self.output / weights
         self._path = Path(f"{recipe.output}.yaml")
         self._path.write_text(yaml.safe_dump(to_mapping(recipe)), encoding="utf-8")
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        self._python = [sys.executable, *(torchrun if processes > 1 else ())]
+        self._python = torchrun(processes) if processes > 1 else [sys.executable]
 
     def start(self) -> subprocess.Popen[str]:
         """Begin or go on, in a group of processes of its own."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,8 @@ import pytest
 import torch
 import yaml
 
+from tests.integration.processes import run as run_command
+from tests.integration.processes import succeed, torchrun
 from tests.lm.tiny_run import recipe, train
 from tokvid.cli.main import main
 from tokvid.config import to_mapping
@@ -24,8 +23,6 @@ from tokvid_lm import VideoLM
 from tokvid_lm.training_config import LMRecipe
 from tokvid_tokenizers import VideoCodec
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCES = (ROOT, ROOT / "tokenizers", ROOT / "lm")
 STEPS = 20
 
 pytestmark = [
@@ -44,13 +41,10 @@ def launch(recipe: LMRecipe, *arguments: str, processes: int = 2) -> dict[str, A
     """The figures of a run that went well."""
     path = Path(f"{recipe.output}.yaml")
     path.write_text(yaml.safe_dump(to_mapping(recipe)), encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SOURCES)), "OMP_NUM_THREADS": "1"}
-    command = [*torchrun, "-m", "tokvid", "train", str(path), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=path.parent, timeout=600)
-    assert done.returncode == 0, done.stderr
+    done = run_command(*torchrun(processes), "-m", "tokvid", "train", path, *arguments, cwd=path.parent)
+    figures = succeed(done)
     assert "Building extension" not in done.stderr + done.stdout, "nothing is built just in time"
-    printed: dict[str, Any] = json.loads(done.stdout)
+    printed: dict[str, Any] = json.loads(figures)
     return printed
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig
 
+from tests.integration.processes import environment, run, succeed, torchrun
 from tests.lm.tiny_run import DATA, MODEL, TRAINING
 from tests.peak_memory import PEAK_KIB
 from tokvid.config import from_mapping
@@ -34,8 +34,6 @@ from tokvid_lm.step_cost import EmptyModel
 from tokvid_lm.training_config import LMRecipe
 from tokvid_tokenizers import VideoCodec
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCES = (ROOT, ROOT / "tokenizers", ROOT / "lm")
 MIXTURE = [
     {"objective": "next_token", "share": 2},
     {"objective": "maskgit", "task": "inpainting"},
@@ -163,15 +161,24 @@ def test_gpus_share_the_work_and_zero_the_memory(codec: VideoCodec) -> None:
     assert one["run"]["hours"] == pytest.approx(hours)
 
 
+LARGER = {
+    "vocab_size": 1000,
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": True,
+}
 MEASURE = f"""
+import json, sys
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 torch.set_num_threads(1)
 def peak(): return {PEAK_KIB}
 def step(model, ids):
     model.model(input_ids=ids, use_cache=False).last_hidden_state.square().mean().backward()
-config = LlamaConfig(vocab_size=1000, hidden_size=512, intermediate_size=1408, num_hidden_layers=8,
-                     num_attention_heads=8, num_key_value_heads=8, tie_word_embeddings=True)
+config = LlamaConfig(**json.loads(sys.argv[1]))
 small = LlamaForCausalLM(LlamaConfig(vocab_size=10, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
                                      num_attention_heads=2))
 step(small, torch.zeros(1, 8, dtype=torch.int64))  # what torch itself takes at first
@@ -189,22 +196,13 @@ print(peak() - before)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much memory a process held")
 def test_the_memory_of_a_step_is_what_a_process_takes() -> None:
-    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    config = LlamaConfig(
-        vocab_size=1000,
-        hidden_size=512,
-        intermediate_size=1408,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        tie_word_embeddings=True,
-    )
-    empty = EmptyModel(config, dtype=torch.float32)
+    variables = {**environment(), "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", MEASURE, json.dumps(LARGER)]
+    peak = succeed(subprocess.run(command, capture_output=True, text=True, env=variables))
+    empty = EmptyModel(LlamaConfig(**LARGER), dtype=torch.float32)
     cost = empty.cost(4, 512, masked=False, autocast=False)
     planned = state_bytes(empty.parameters, empty.trained, stage=None, gpus=1).total + cost.kept
-    assert planned == pytest.approx(int(done.stdout) * 1024, rel=0.1)
+    assert planned == pytest.approx(int(peak) * 1024, rel=0.1)
 
 
 ZERO = """
@@ -242,10 +240,8 @@ if torch.distributed.get_rank() == 0:
 def test_the_memory_of_each_zero_stage_is_what_deepspeed_holds(stage: int, tmp_path: Path) -> None:
     program = tmp_path / "zero.py"
     program.write_text(ZERO, encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SOURCES)), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, str(stage)], capture_output=True, text=True, env=environment, timeout=300)
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("held")] or [done.stderr]
+    printed = succeed(run(*torchrun(2), program, stage, cwd=tmp_path))
+    (line,) = [line for line in printed.splitlines() if line.startswith("held")]
     million = 1_000_000
     # At stage 1 a gradient that has been summed is gone, which is after all of them were there at once.
     assert float(line.split()[1]) == pytest.approx(

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from tests.integration.processes import run, succeed, torchrun
 from tests.lm.tiny_run import recipe, train
 from tokvid.config import to_mapping
 from tokvid.training_log import read_log
 from tokvid_lm import VideoLM
 from tokvid_tokenizers import VideoCodec
-
-ROOT = Path(__file__).resolve().parents[2]
-SOURCES = (ROOT, ROOT / "tokenizers", ROOT / "lm")
 
 
 @pytest.mark.slow
@@ -28,13 +23,8 @@ def test_two_processes_learn_what_two_passes_a_step_teach(codec: VideoCodec, tmp
     settings = {"steps": 4, "checkpoint_every": 2, "validate_every": 2}
     path = tmp_path / "lm.yaml"
     path.write_text(yaml.safe_dump(to_mapping(recipe(tmp_path / "two", **settings))), encoding="utf-8")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SOURCES)), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, "-m", "tokvid", "train", str(path)], capture_output=True, text=True, env=environment, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    printed = json.loads(done.stdout)  # once, and whole
+    done = run(*torchrun(2), "-m", "tokvid", "train", path, cwd=tmp_path)
+    printed = json.loads(succeed(done))  # once, and whole
     assert printed["model"] == str(tmp_path / "two" / "lm") and printed["clips"] == 5
     assert [line["step"] for line in read_log(tmp_path / "two" / "log.jsonl")] == [1, 2, 3, 4]
     assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1 and not list(tmp_path.rglob("*.tmp"))
