@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from tokvid.across_processes import any_process
 from tokvid.checkpoint import (
     atomic_folder,
     keep_last,
@@ -42,6 +44,7 @@ from tokvid.checkpoint import (
 )
 from tokvid.errors import CheckpointError
 from tokvid.interruption import deferred_interrupt
+from tokvid.report.pictures import Picture
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
 from tokvid_lm.loss_parts import LossParts
@@ -59,8 +62,8 @@ class LMTrainer(Trainer):
     """The model's forward must be a :class:`~tokvid_lm.objectives.video_objective.VideoObjective`.
 
     ``optimizer`` and ``schedule`` are those of the run, ``output`` is its folder. ``log`` is that of the main process,
-    None in all others. ``validate(trainer)`` gives nats a label by what is drawn. ``facts`` goes into every checkpoint
-    as :data:`FACTS_FILE`.
+    None in all others. ``validate(trainer)`` gives nats a label by what is drawn, and ``draw(autocast)`` a picture of
+    what the model draws, on the main process. ``facts`` goes into every checkpoint as :data:`FACTS_FILE`.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class LMTrainer(Trainer):
         log: TrainingLog | None,
         facts: Mapping[str, Any],
         validate: Callable[[LMTrainer], dict[str, float]],
+        draw: Callable[[torch.dtype | None], Picture | None] | None = None,
         **trainer: Any,
     ) -> None:
         self.run_config = config
@@ -81,6 +85,7 @@ class LMTrainer(Trainer):
         self.run_log = log
         self.run_facts = facts
         self.validate = validate
+        self.draw = draw
         self.interrupted: Callable[[], bool] = lambda: False
         self._parts: dict[str, Tensor] = {}
         self._loss = torch.zeros(())
@@ -147,17 +152,18 @@ class LMTrainer(Trainer):
             loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
+    def get_batch_samples(self, *arguments: Any, **named: Any) -> Any:
+        """The batches of a step; the time that it takes is waiting for data."""
+        with nullcontext() if self.run_log is None else self.run_log.waiting():
+            return super().get_batch_samples(*arguments, **named)
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: it would walk over all modules at every step."""
         return 0
 
     def is_stopping(self) -> bool:
         """Whether a process has been asked to stop; all ask together, and stop at the same step."""
-        if self.args.world_size == 1:
-            return self.interrupted()
-        asked = torch.tensor(int(self.interrupted()), device=self.args.device)
-        torch.distributed.all_reduce(asked)
-        return bool(asked)
+        return any_process(self.interrupted(), self.args.device)
 
     def take_parts(self) -> LossParts:
         """What the losses of all passes since the last call were made of."""
@@ -169,6 +175,13 @@ class LMTrainer(Trainer):
         """The loss of the step that ended: that of all its passes, of this process's part."""
         loss, self._loss = self._loss, torch.zeros(())
         return float(loss)
+
+    def show_samples(self) -> None:
+        """Put a picture of what the model draws so far on the boards; on the main process, if it is to draw."""
+        picture = None if self.run_log is None or self.draw is None else self.draw(self.autocast_dtype)
+        if picture is not None:
+            assert self.run_log is not None
+            self.run_log.pictures("held-out clips and drawings", picture, self.state.global_step)
 
     def restore_optimizer(self) -> None:
         """Put the states of optimizer and schedule back, once the Trainer has made both; nothing in a new run."""
@@ -268,6 +281,7 @@ class _Duties(TrainerCallback):
         held_out: dict[str, float] = {}
         if step % config.validate_every == 0 and step < config.steps and not interrupted:
             held_out = {f"held-out bits ({name})": nats * _BITS for name, nats in trainer.validate(trainer).items()}
+            trainer.show_samples()
         if trainer.run_log is not None:
             trainer.run_log.step(
                 step,

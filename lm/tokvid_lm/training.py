@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -24,20 +23,19 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from tokvid.across_processes import any_process, joined_processes
 from tokvid.atomic import write_text
-from tokvid.checkpoint import check_unused, newest_valid
+from tokvid.checkpoint import check_unused
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray, ClipSource
 from tokvid.deepspeed_config import check_agreement, import_deepspeed, read_deepspeed, zero_stage
-from tokvid.errors import CheckpointError, ConfigError
+from tokvid.errors import ConfigError
 from tokvid.grid import latent_frames
 from tokvid.optimizer import build_optimizer, warmup_then_linear
 from tokvid.processes import is_main_process, world_size
 from tokvid.run_lock import only_run
 from tokvid.runtime import computes_in_bf16, default_device, prepare
-from tokvid.saved_json import read_mapping
 from tokvid.training_log import TrainingLog, check_finite
-from tokvid.universal_checkpoint import is_universal
 from tokvid.weights import check_weights
 from tokvid_lm.batch_plan import BatchPlan, Stage
 from tokvid_lm.building import build_lm
@@ -49,7 +47,8 @@ from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_losses
 from tokvid_lm.gathered import gathered
 from tokvid_lm.lora import LoRAConfig, insert_adapters, merge_adapters
 from tokvid_lm.objectives.video_objective import VideoObjective
-from tokvid_lm.trainer import FACTS_FILE, LMTrainer
+from tokvid_lm.resuming import checkpoint_to_resume, read_facts, run_facts
+from tokvid_lm.trainer import LMTrainer
 from tokvid_lm.training_config import (
     LMRecipe,
     LMTrainingConfig,
@@ -57,6 +56,7 @@ from tokvid_lm.training_config import (
     ShardDataConfig,
 )
 from tokvid_lm.training_layers import training_layers
+from tokvid_lm.training_samples import sample_sheet
 from tokvid_lm.video_lm import VideoLM
 from tokvid_lm.video_settings import VideoSettings
 from tokvid_tokenizers import VideoCodec, load_codec
@@ -130,7 +130,7 @@ def _train_on_codes(
     positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
     documents.check_context(positions)
     held_out_documents.check_context(positions)
-    with only_run(output, wanted=is_main_process()):
+    with joined_processes(), only_run(output, wanted=is_main_process()):
         if not resume:
             check_unused(output)  # that run may have ended while clips were encoded here
         return _run(recipe, lm, documents, clips, held_out, resume=resume)
@@ -141,11 +141,16 @@ def _run(
 ) -> TrainedLM:
     """Train, measure and save ``lm``."""
     output = Path(recipe.output)
-    facts = _facts(recipe, lm.codec, documents)
-    checkpoint = _checkpoint_to_resume(output, facts) if resume else None
-    bf16 = computes_in_bf16(recipe.training.precision) if checkpoint is None else _read_facts(checkpoint)["bf16"]
+    facts = run_facts(recipe, lm.codec, documents)
+    checkpoint = checkpoint_to_resume(output, facts) if resume else None
+    if checkpoint is None:
+        # Where it is measured, processes may measure otherwise.
+        bf16 = any_process(computes_in_bf16(recipe.training.precision), default_device())
+    else:
+        bf16 = read_facts(checkpoint)["bf16"]
     if is_main_process():
         write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
+    lm.settings = _settings(recipe, clips)
     _train(recipe, lm, documents, held_out, facts | {"bf16": bf16}, checkpoint)
     lm.model.eval()
     autocast = torch.bfloat16 if bf16 else None
@@ -157,17 +162,6 @@ def _run(
     )
     check_finite(recipe.training.steps, {f"held-out nats ({name})": nats for name, nats in losses.validation.items()})
     check_weights(recipe.training.steps, lm.model.state_dict())
-    num_frames, height, width = clips.size or (None, None, None)
-    lm.settings = VideoSettings(
-        sampling=recipe.sampling,
-        num_frames=num_frames,
-        height=height,
-        width=width,
-        fps=clips.fps,
-        latent_frames=clips.latent_frames,
-        knows_null_prompt=recipe.training.prompt_drop > 0,
-        captions=any(entry.objective == "caption" for entry in recipe.training.mixture),
-    )
     if is_main_process():
         lm.save_pretrained(output / LM_FOLDER)
     if torch.distributed.is_initialized():
@@ -197,6 +191,21 @@ def _documents(recipe: LMRecipe, lm: VideoLM, clips: CodeSource) -> Documents:
     )
 
 
+def _settings(recipe: LMRecipe, clips: CodeSource) -> VideoSettings:
+    """What the model will be asked for, unless told otherwise."""
+    num_frames, height, width = clips.size or (None, None, None)
+    return VideoSettings(
+        sampling=recipe.sampling,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        fps=clips.fps,
+        latent_frames=clips.latent_frames,
+        knows_null_prompt=recipe.training.prompt_drop > 0,
+        captions=any(entry.objective == "caption" for entry in recipe.training.mixture),
+    )
+
+
 def _train(
     recipe: LMRecipe,
     lm: VideoLM,
@@ -207,7 +216,7 @@ def _train(
 ) -> None:
     config = recipe.training
     deepspeed = deepspeed_settings(recipe)
-    if deepspeed is not None and checkpoint is not None and _read_facts(checkpoint)["processes"] != world_size():
+    if deepspeed is not None and checkpoint is not None and read_facts(checkpoint)["processes"] != world_size():
         deepspeed["checkpoint"] = {"load_universal": True}
     arguments = _arguments(recipe, bf16=facts["bf16"], deepspeed=deepspeed)
     lm.to(arguments.device).model.train()
@@ -236,6 +245,7 @@ def _train(
         if is_main_process()
         else None
     )
+    draws = config.samples > 0 and lm.settings.sampling and zero_stage(deepspeed) != 3
     with training_layers(recipe.training, lm.model), objective.as_forward():
         trainer = LMTrainer(
             model=lm.model,
@@ -258,6 +268,7 @@ def _train(
                 batch_size=config.batch_size,
                 autocast=trainer.autocast_dtype,
             ),
+            draw=(lambda autocast: sample_sheet(lm, held_out, config.samples, autocast=autocast)) if draws else None,
         )
         with nullcontext() if log is None else log:
             trainer.run(checkpoint)
@@ -360,47 +371,3 @@ def deepspeed_settings(recipe: LMRecipe) -> dict[str, Any] | None:
     check_agreement(settings, {"gradient_clipping": config.gradient_clip, **passes, **batches})
     import_deepspeed()
     return settings
-
-
-def _facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict[str, Any]:
-    """What a checkpoint must agree with: the data, and the recipe but for where and how often it writes."""
-    facts = to_mapping(recipe)
-    quiet = {"log_every", "validate_every", "checkpoint_every", "keep_checkpoints"}
-    quiet |= {"loading_workers", "checkpoint_layers"}
-    facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
-    facts["passes"] = facts["training"].pop("gradient_accumulation") * world_size()
-    kept = {name: value for name, value in facts.items() if name not in ("output", "codec", "evaluation")}
-    digests = {"codec_id": codec.codec_id, "documents": documents.digest()}
-    plain: dict[str, Any] = json.loads(json.dumps(kept | digests))
-    return plain
-
-
-def _checkpoint_to_resume(output: Path, facts: dict[str, Any]) -> Path | None:
-    newest = newest_valid(output)
-    for torn in newest.torn if is_main_process() else ():
-        print(f"passed over {torn}: it is torn", file=sys.stderr)
-    if newest.path is None:
-        return None
-    saved = _read_facts(newest.path)
-    wrong = sorted(name for name in facts if saved.get(name) != facts[name])
-    processes = saved.get("processes")
-    if wrong == ["passes"]:
-        raise CheckpointError(
-            f"{newest.path} was trained with {saved.get('passes')} passes a step in {processes} processes, this run has"
-            f" {facts['passes']} in {world_size()}: set training.gradient_accumulation so that they agree"
-        )
-    if wrong:
-        raise CheckpointError(
-            f"{newest.path} was trained with another {wrong[0]}: give this run another output folder,"
-            " or remove that one"
-        )
-    if facts["training"]["deepspeed"] and processes != world_size() and not is_universal(newest.path):
-        raise CheckpointError(
-            f"{newest.path} was written by {processes} processes, this run has {world_size()}: run 'tokvid reshape"
-            f" {output}' first"
-        )
-    return newest.path
-
-
-def _read_facts(checkpoint: Path) -> dict[str, Any]:
-    return read_mapping(checkpoint / FACTS_FILE, "checkpoint of a language model")

@@ -88,17 +88,18 @@ class LMTrainingConfig:
     """Every schedule counts steps (optimizer updates), never minutes.
 
     Learning rates rise linearly over ``warmup_steps`` and then fall to zero at ``steps``, along a line or a cosine.
-    ``batch_size`` rows a device and forward pass, ``gradient_accumulation`` passes a step. A row is a document, or
-    with ``pack`` as many whole documents as fit into so many ids. The stages of a ``curriculum`` come first; the rest
-    of ``steps`` sees whole clips. ``mixture`` says what is learned from the clips, in which shares, and ``loss`` what
-    its parts count; with ``score_text`` the captions before videos are asked for too. ``prompt_drop`` is the share of
-    documents that lose their caption, which guidance needs. ``precision: auto`` takes bf16 where the machine is
-    clearly faster in it. ``loading_workers`` processes write documents ahead (0: none), which a fast device needs and
-    which changes no number. ``compile`` puts the layers through torch.compile, which pays on a GPU: the same numbers up
-    to rounding. Its rows are all padded to ``pack`` ids, so that stages of one batch size share a program.
-    ``checkpoint_layers`` computes the layers again in the backward pass in place of keeping what lies between: the same
-    numbers for a third more arithmetic and a fraction of the memory. ``deepspeed`` is the path of a DeepSpeed JSON, or
-    the name of one that comes with tokvid (``zero2``).
+    ``batch_size`` rows a device and forward pass, ``gradient_accumulation`` passes a step. A row is a document, or with
+    ``pack`` as many whole documents as fit into so many ids. The stages of a ``curriculum`` come first; the rest of
+    ``steps`` sees whole clips. ``mixture`` says what is learned from the clips, in which shares, and ``loss`` what its
+    parts count; with ``score_text`` the captions before videos are asked for too. ``prompt_drop`` is the share of
+    documents that lose their caption, which guidance needs. ``precision: auto`` takes bf16 where the machine is clearly
+    faster in it. At each validation the first process draws ``samples`` held-out captions in the default mode, and
+    tensorboard shows them beside their clips; not under ZeRO 3, where no process has the model. ``loading_workers``
+    processes write documents ahead (0: none), which a fast device needs and which changes no number. ``compile`` puts
+    the layers through torch.compile, which pays on a GPU: the same numbers up to rounding. Its rows are all padded to
+    ``pack`` ids, so that stages of one batch size share a program. ``checkpoint_layers`` computes the layers again in
+    the backward pass in place of keeping what lies between: the same numbers for a third more arithmetic and a fraction
+    of the memory. ``deepspeed`` is the path of a DeepSpeed JSON, or the name of one that comes with tokvid (``zero2``).
     """
 
     steps: int = 2000
@@ -117,6 +118,7 @@ class LMTrainingConfig:
     prompt_drop: float = 0.1
     log_every: int = 10
     validate_every: int = 500
+    samples: int = 2
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
     loading_workers: int = 0
@@ -135,7 +137,7 @@ class LMTrainingConfig:
                 " training.steps, or --training.curriculum=[] for none"
             )
         is_share(self, "prompt_drop")
-        at_least(self, 0, "pack", "loading_workers")
+        at_least(self, 0, "pack", "samples", "loading_workers")
         if self.compile and not self.pack:
             raise ConfigError(
                 "training.compile makes one program for rows of one length: set training.pack, to the length of the"

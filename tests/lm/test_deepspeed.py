@@ -69,6 +69,22 @@ def test_two_processes_learn_what_one_does(stage: int, precision: str, codec: Vi
         assert (tensor - expected[name]).norm() <= 1e-3 * expected[name].norm(), name
 
 
+@pytest.mark.parametrize("settings", ["zero2-offload", "zero3-offload"])
+def test_what_lies_on_the_processor_learns_the_same(settings: str, codec: VideoCodec, tmp_path: Path) -> None:
+    launch(run(tmp_path / "two", deepspeed=settings))
+    train(run(tmp_path / "one", gradient_accumulation=2), codec)
+    assert bits(tmp_path / "two") == pytest.approx(bits(tmp_path / "one"), rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_accumulated_passes_and_layers_computed_again_learn_the_same(
+    stage: int, codec: VideoCodec, tmp_path: Path
+) -> None:
+    launch(run(tmp_path / "two", deepspeed=f"zero{stage}", gradient_accumulation=2, checkpoint_layers=True))
+    train(run(tmp_path / "one", gradient_accumulation=4), codec)
+    assert bits(tmp_path / "two") == pytest.approx(bits(tmp_path / "one"), rel=1e-4)
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_a_resumed_run_ends_with_the_same_weights(stage: int, codec: VideoCodec, tmp_path: Path) -> None:
     settings = {"precision": "fp32", "deepspeed": f"zero{stage}", "keep_checkpoints": 9}

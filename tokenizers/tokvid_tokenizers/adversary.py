@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokvid.across_processes import mean_over_processes, means_over_processes
 from tokvid.optimizer import build_optimizer
-from tokvid_tokenizers.across_processes import mean_over_processes, means_over_processes
 from tokvid_tokenizers.discriminator import Discriminator
 from tokvid_tokenizers.engine import build_engine
 from tokvid_tokenizers.losses.adversarial import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tokvid.across_processes import sum_over_processes
 from tokvid.metrics.codebook_usage import CodebookUsage
-from tokvid_tokenizers.across_processes import sum_over_processes
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.quantizers import (
     FSQConfig,

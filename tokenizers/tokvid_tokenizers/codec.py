@@ -16,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tokvid.across_processes import of_all_processes
 from tokvid.atomic import atomic_folder
 from tokvid.config import identity, to_mapping
 from tokvid.errors import CheckpointError, ConfigError, ModelError, ShapeError
 from tokvid.frames import check_frames
 from tokvid.grid import Grid, check_num_frames
 from tokvid.saved_json import read_mapping
-from tokvid_tokenizers.across_processes import of_all_processes
 from tokvid_tokenizers.codec_config import AnyCodecConfig, codec_config
 from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.layers.resample import cut_blocks

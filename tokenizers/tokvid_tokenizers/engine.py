@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
+from tokvid.across_processes import objects_of_all_processes, rank_and_count
 from tokvid.deepspeed_config import check_agreement, import_deepspeed, zero_stage
 from tokvid.errors import CheckpointError, ConfigError
 from tokvid.optimizer import load_optimizer, set_learning_rate
-from tokvid_tokenizers.across_processes import objects_of_all_processes, rank_and_count
 from tokvid_tokenizers.training_config import CodecTrainingConfig
 
 _OF_THE_RECIPE = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "bf16")

@@ -19,6 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokvid.across_processes import (
+    any_process,
+    joined_processes,
+    mean_over_processes,
+    means_over_processes,
+    rank_and_count,
+    sum_over_processes,
+)
 from tokvid.atomic import write_text
 from tokvid.checkpoint import check_unused, keep_last, load_state, newest_valid, save_state, step_folder
 from tokvid.config import to_mapping
@@ -33,14 +41,6 @@ from tokvid.run_lock import only_run
 from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
-from tokvid_tokenizers.across_processes import (
-    any_process,
-    joined_processes,
-    mean_over_processes,
-    means_over_processes,
-    rank_and_count,
-    sum_over_processes,
-)
 from tokvid_tokenizers.adversary import Adversary
 from tokvid_tokenizers.codebook_watch import CodebookWatch
 from tokvid_tokenizers.codec import VideoCodec

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokvid.across_processes import mean_over_processes
 from tokvid.config_checks import at_least, finite, is_average
 from tokvid.optimizer import AdamWConfig, OptimizerConfig
-from tokvid_tokenizers.across_processes import mean_over_processes
 from tokvid_tokenizers.discriminator import DiscriminatorConfig
 
 AdversarialKind = Literal["hinge", "non_saturating"]

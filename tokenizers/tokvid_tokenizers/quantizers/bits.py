@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokvid_tokenizers.across_processes import mean_over_processes
+from tokvid.across_processes import mean_over_processes
 
 _TINY = 1e-12
 

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tokvid.across_processes import noise_like
 from tokvid.config_checks import at_least, finite
 from tokvid.errors import ModelError
-from tokvid_tokenizers.across_processes import noise_like
 from tokvid_tokenizers.quantizers.base import Quantizer, QuantizerOutput
 
 _LOG_VARIANCES = (-30.0, 20.0)

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokvid.across_processes import of_all_processes, sum_over_processes
 from tokvid.config_checks import at_least, finite, is_average, is_share
 from tokvid.errors import ConfigError
-from tokvid_tokenizers.across_processes import of_all_processes, sum_over_processes
 from tokvid_tokenizers.quantizers.base import Quantizer, QuantizerOutput, straight_through, to_latents, to_vectors
 from tokvid_tokenizers.quantizers.nearest import nearest
 

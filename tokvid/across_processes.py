@@ -8,13 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tokvid.errors import ConfigError, TrainingError
 from tokvid.processes import world_size
+
+MEETING = "TOKVID_MEETING_SECONDS"
+"""The environment's name of how long a process waits for all others to start (1,800 unless it is set)."""
+_NAMED = 8
 
 
 @contextmanager
@@ -22,7 +28,8 @@ def joined_processes(*, alone: bool = False) -> Iterator[None]:
     """Meet the other processes that a launcher started (torchrun, deepspeed), on this one's device; part at the end.
 
     A process by itself joins nobody, unless ``alone`` asks for a group of one, which DeepSpeed wants. A group that the
-    caller has made is used, and left as it is.
+    caller has made is used, and left as it is. Raises :class:`TrainingError` that names the processes that have not
+    come after :data:`MEETING` seconds, and for one that is gone before the end.
     """
     if (world_size() == 1 and not alone) or dist.is_initialized():
         yield
@@ -32,13 +39,78 @@ def joined_processes(*, alone: bool = False) -> Iterator[None]:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if world_size() == 1:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it, whoever has made the group
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+        store, rank, count = dist.HashStore(), 0, 1  # type: ignore[attr-defined]
     else:
-        dist.init_process_group(backend)
+        store, rank, count = _meet()
     try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count)
         yield
+    except RuntimeError as error:
+        if not _is_of_the_group(error):
+            raise
+        said = str(error).splitlines()[0]
+        raise TrainingError(
+            f"another process of this run is gone, and said why if it could (here: {said}): start all of them again"
+            " with --resume"
+        ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _meet() -> tuple[Any, int, int]:
+    """Where the processes of the run find each other, which of them this is, and how many they are, once all are there.
+
+    torch would wait half an hour, and then not say for whom.
+    """
+    seconds = _whole_number(MEETING, "1800")
+    rank, count, port = (_whole_number(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    host = os.environ.get("MASTER_ADDR", "")
+    # torchrun keeps the store itself, and leaves in it what an earlier start of the run has written.
+    hosts = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    names = [f"here/{number}" for number in range(count)]
+    patience = timedelta(seconds=seconds)
+    try:
+        tcp = dist.TCPStore(host, port, count, hosts, timeout=patience, wait_for_workers=False)  # type: ignore[attr-defined]
+    except dist.DistError as error:
+        raise TrainingError(
+            f"the first process of the run did not answer at {host}:{port} in {seconds} seconds: look whether it runs,"
+            f" and whether that address can be reached from here ({MEETING} sets the seconds)"
+        ) from error
+    store = dist.PrefixStore(f"tokvid/{start}", tcp)  # type: ignore[attr-defined]
+    try:
+        store.set(names[rank], "1")
+        store.wait(names, patience)
+    except dist.DistError as error:
+        raise TrainingError(
+            f"of {count} processes of the run {_missing(store, names)} did not come to {host}:{port} in {seconds}"
+            f" seconds: look what they say, and start all of them again ({MEETING} sets the seconds)"
+        ) from error
+    return store, rank, count
+
+
+def _whole_number(name: str, usual: str = "") -> int:
+    """What the environment says."""
+    text = os.environ.get(name, usual)
+    if not text.isdecimal():
+        raise ConfigError(
+            f"the environment's {name} must be a whole number, got {text!r}: let torchrun or deepspeed start the run"
+        )
+    return int(text)
+
+
+def _missing(store: Any, names: list[str]) -> str:
+    try:
+        missing = [str(number) for number, name in enumerate(names) if not store.check([name])]
+    except dist.DistError:  # the store went with the first process, which has waited as long
+        return "some (the first one has said which)"
+    return ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+
+
+def _is_of_the_group(error: RuntimeError) -> bool:
+    """Whether it is the group's own: gloo's have no class of their own."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def rank_and_count() -> tuple[int, int]:

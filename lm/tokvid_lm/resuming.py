@@ -1,0 +1,68 @@
+"""Which checkpoint a run may go on from: what of the run a checkpoint must agree with, and whether it does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tokvid.checkpoint import newest_valid
+from tokvid.config import to_mapping
+from tokvid.errors import CheckpointError
+from tokvid.processes import is_main_process, world_size
+from tokvid.saved_json import read_mapping
+from tokvid.universal_checkpoint import is_universal
+from tokvid_lm.documents import Documents
+from tokvid_lm.trainer import FACTS_FILE
+from tokvid_lm.training_config import LMRecipe
+from tokvid_tokenizers import VideoCodec
+
+
+def run_facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict[str, Any]:
+    """What a checkpoint must agree with: the data, and the recipe but for where and how often it writes."""
+    facts = to_mapping(recipe)
+    quiet = {"log_every", "validate_every", "checkpoint_every", "keep_checkpoints"}
+    quiet |= {"samples", "loading_workers", "checkpoint_layers"}
+    facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
+    facts["passes"] = facts["training"].pop("gradient_accumulation") * world_size()
+    kept = {name: value for name, value in facts.items() if name not in ("output", "codec", "evaluation")}
+    digests = {"codec_id": codec.codec_id, "documents": documents.digest()}
+    plain: dict[str, Any] = json.loads(json.dumps(kept | digests))
+    return plain
+
+
+def checkpoint_to_resume(output: Path, facts: dict[str, Any]) -> Path | None:
+    """The newest whole checkpoint in ``output``, if there is one; torn ones are named on stderr.
+
+    Raises :class:`CheckpointError` for one that does not agree with :func:`run_facts`.
+    """
+    newest = newest_valid(output)
+    for torn in newest.torn if is_main_process() else ():
+        print(f"passed over {torn}: it is torn", file=sys.stderr)
+    if newest.path is None:
+        return None
+    saved = read_facts(newest.path)
+    wrong = sorted(name for name in facts if saved.get(name) != facts[name])
+    processes = saved.get("processes")
+    if wrong == ["passes"]:
+        raise CheckpointError(
+            f"{newest.path} was trained with {saved.get('passes')} passes a step in {processes} processes, this run has"
+            f" {facts['passes']} in {world_size()}: set training.gradient_accumulation so that they agree"
+        )
+    if wrong:
+        raise CheckpointError(
+            f"{newest.path} was trained with another {wrong[0]}: give this run another output folder,"
+            " or remove that one"
+        )
+    if facts["training"]["deepspeed"] and processes != world_size() and not is_universal(newest.path):
+        raise CheckpointError(
+            f"{newest.path} was written by {processes} processes, this run has {world_size()}: run 'tokvid reshape"
+            f" {output}' first"
+        )
+    return newest.path
+
+
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint was trained with."""
+    return read_mapping(checkpoint / FACTS_FILE, "checkpoint of a language model")
