@@ -1,4 +1,5 @@
-"""Folders by name: one on this machine as it is, one that comes with tokvid, one on the Hub as a copy in its cache.
+"""Folders by name: one on this machine as it is, one that comes with tokvid, one on the Hub as a copy in its cache; and
+the way back, a folder onto the Hub.
 
 Of a Hub repository only data is taken (:data:`DATA_FILES`): never code, never a pickle. Nothing here knows a model.
 """
@@ -6,7 +7,10 @@ Of a Hub repository only data is taken (:data:`DATA_FILES`): never code, never a
 from __future__ import annotations
 
 import re
-from pathlib import Path
+import tempfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import TypedDict
 
 from tokvid.errors import ModelError
 from tokvid.shipped import hub_cards_folder
@@ -14,6 +18,30 @@ from tokvid.shipped import hub_cards_folder
 # Weights, configurations, and what text tokenizers are saved in.
 DATA_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# What other projects keep weights in, and only running what it says can read.
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".jit", ".torchscript")
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+
+
+class PushOptions(TypedDict, total=False):
+    """How a model is put on the Hub; see :func:`push_folder`."""
+
+    revision: str | None
+    private: bool | None
+    token: str | None
+    message: str
+
+
+class HubOptions(TypedDict, total=False):
+    """Where on the Hub, and how it is asked: a ``revision`` (branch, tag or commit), a ``subfolder`` of the repository
+    (of a folder of this machine, too), a ``token`` in place of the one that the client has kept, another ``cache_dir``;
+    with ``local_files_only`` the network is not asked at all."""
+
+    revision: str | None
+    subfolder: str
+    token: str | bool | None
+    cache_dir: str | Path | None
+    local_files_only: bool
 
 
 def is_hub_id(name: str | Path) -> bool:
@@ -21,13 +49,25 @@ def is_hub_id(name: str | Path) -> bool:
     return isinstance(name, str) and HUB_ID.fullmatch(name) is not None and not local_path(name).exists()
 
 
-def local_folder(name: str | Path, *, revision: str | None = None) -> Path:
-    """The folder ``name``, or that of a copy of the Hub's ``org/name`` at ``revision`` (a branch, tag or commit).
+def local_folder(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    subfolder: str = "",
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder ``name``, or that of a copy of the Hub's ``org/name``; see :class:`HubOptions`.
 
     Where there is no folder ``name`` it may come with tokvid: see :func:`local_path`. A copy that is in the cache is
-    used without a network (``HF_HUB_OFFLINE=1``). Raises :class:`ModelError` where there is none of these, and for a
-    ``revision`` of a folder of this machine.
+    used without a network (``HF_HUB_OFFLINE=1``). Raises :class:`ModelError` where there is none of these, for a
+    ``revision`` of a folder of this machine, a ``subfolder`` that leaves its folder, and a repository whose weights
+    only unpickling could read.
     """
+    inside = PurePosixPath(subfolder)
+    if inside.is_absolute() or ".." in inside.parts or "\\" in subfolder:
+        raise ModelError(f"subfolder is a path inside the folder {name}, got {subfolder!r}")
     if not is_hub_id(name):
         folder = local_path(name)
         if not folder.is_dir():
@@ -37,16 +77,65 @@ def local_folder(name: str | Path, *, revision: str | None = None) -> Path:
             )
         if revision is not None:
             raise ModelError(f"{name} is a folder of this machine, which has no revision {revision!r}: leave it out")
-        return folder
-    from huggingface_hub import snapshot_download
+    else:
+        folder = _snapshot(
+            str(name),
+            revision=revision,
+            patterns=[str(inside / pattern) for pattern in DATA_FILES],
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+    if not (folder / inside).is_dir():
+        lacks = f"has no subfolder {subfolder!r}" if subfolder else "holds no model: neither safetensors nor JSON"
+        raise ModelError(f"{name} {lacks}")
+    return folder / inside
 
-    try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(DATA_FILES)))
-    except (OSError, ValueError) as error:  # the Hub's errors are both, and a network's are the first
-        at = f" at revision {revision!r}" if revision is not None else ""
-        raise ModelError(
-            f"there is no folder {str(name)!r}, and the Hugging Face Hub gave no {name}{at}: {_first_line(error)}"
-        ) from error
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise :class:`ModelError` for a ``folder`` without safetensors whose weights only unpickling could read."""
+    _refuse_pickles(str(folder), [path.name for path in folder.iterdir()])
+
+
+def push_folder(
+    write: Callable[[Path], object],
+    name: str,
+    *,
+    revision: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    message: str = "tokvid",
+) -> str:
+    """Put on the Hub, as ``org/name``, what ``write(folder)`` writes into a folder; the address of the commit.
+
+    The repository is made where there is none (``private`` or not, as the account usually does), and the branch
+    ``revision``. It is one commit, there whole or not at all; weights of another name that were there go. Raises
+    :class:`ModelError` for a name of another form, and with what the Hub or the network says.
+    """
+    if HUB_ID.fullmatch(name) is None:
+        raise ModelError(f"a model on the Hugging Face Hub is called org/name, got {name!r}")
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "pushed"
+        write(folder)
+        api = HfApi(token=token)
+        try:
+            api.create_repo(name, private=private, exist_ok=True)
+            if revision is not None:
+                api.create_branch(name, branch=revision, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=name,
+                folder_path=folder,
+                revision=revision,
+                commit_message=message,
+                delete_patterns=list(_WEIGHTS),
+            )
+        except _errors() as error:
+            raise ModelError(
+                f"the Hugging Face Hub did not take {name}, where all is as it was: {_first_line(error)}"
+            ) from error
+    return str(commit.commit_url)
 
 
 def shipped_models() -> list[str]:
@@ -65,6 +154,61 @@ def local_path(name: str | Path) -> Path:
         if inside in ("", "codec") and model in shipped_models():
             return hub_cards_folder() / model / inside
     return path
+
+
+def _snapshot(
+    name: str,
+    *,
+    revision: str | None,
+    patterns: list[str],
+    token: str | bool | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+) -> Path:
+    """A copy of the data of ``org/name`` in the cache."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        folder = Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=patterns,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+        )
+    except _errors() as error:
+        at = f" at revision {revision!r}" if revision is not None else ""
+        raise ModelError(
+            f"there is no folder {name!r}, and the Hugging Face Hub gave no {name}{at}: {_first_line(error)}"
+        ) from error
+    if not any(folder.rglob("*.safetensors")):
+        try:
+            names = HfApi(token=token).list_repo_files(name, revision=revision)
+        except _errors():
+            names = []  # no network: what is missing is said by who looks for it
+        _refuse_pickles(name, names)
+    return folder
+
+
+def _refuse_pickles(place: str, names: list[str]) -> None:
+    if any(name.endswith(".safetensors") for name in names):
+        return
+    pickled = [name for name in sorted(names) if name.endswith(_PICKLES)]
+    if pickled:
+        raise ModelError(
+            f"{place} holds its weights in {pickled[0]}, and reading that would run what it says: tokvid reads"
+            " safetensors alone; ask its authors for them, or convert it where you trust it"
+        )
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What the client raises: of the Hub, of names that are none, and of the network."""
+    from huggingface_hub import errors
+
+    return (OSError, ValueError, errors.HTTPError)  # type: ignore[attr-defined]
 
 
 def _first_line(error: Exception) -> str:

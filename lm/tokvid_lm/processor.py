@@ -7,6 +7,8 @@ is just text. Codes never become strings.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Self, Unpack
 
 import numpy as np
 import torch
@@ -15,10 +17,13 @@ from transformers import PreTrainedTokenizerBase
 
 from tokvid.errors import ModelError, ShapeError
 from tokvid.grid import Grid, check_num_frames, latent_frames
+from tokvid.hub import HubOptions, local_folder
 from tokvid_lm.document import DocumentWriter
-from tokvid_lm.layout import Layout
+from tokvid_lm.layout import Layout, build_layout
+from tokvid_lm.loading import load_saved_tokenizer
 from tokvid_lm.segments import Segment, TextSegment, VideoSegment, split
-from tokvid_lm.templates import Template, VideoHeader
+from tokvid_lm.templates import Template, VideoHeader, build_template
+from tokvid_lm.video_lm_folder import read_facts, saved_codec, saved_vocabulary
 from tokvid_lm.vocabulary import VideoVocabulary
 from tokvid_tokenizers import VideoCodec
 
@@ -39,6 +44,24 @@ class VideoProcessor:
         self.vocabulary = vocabulary
         self.template = template
         self.layout = layout
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **hub: Unpack[HubOptions]) -> Self:
+        """That of a saved :class:`~tokvid_lm.VideoLM`, in a folder or as ``org/name`` on the Hub, without its model.
+
+        Raises :class:`~tokvid.errors.CheckpointError` for a folder that holds no VideoLM, and a codec that is not the
+        model's.
+        """
+        folder = local_folder(name, **hub)
+        facts = read_facts(folder)
+        vocabulary = saved_vocabulary(folder, facts)
+        template, layout = build_template(facts["template"], vocabulary), build_layout(facts["layout"])
+        return cls(load_saved_tokenizer(folder), saved_codec(folder, facts), vocabulary, template, layout)
+
+    def __call__(self, prompt: Sequence[Segment]) -> dict[str, Tensor]:
+        """What a plain causal model takes: the ``input_ids`` and ``attention_mask`` ``[1,n]`` of a prompt."""
+        ids = self.encode_prompt(prompt)[None]
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def encode_text(self, text: str) -> list[int]:
         """The ids of plain text, all below ``text_size``; special tokens spelled in it stay text."""

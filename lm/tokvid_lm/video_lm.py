@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from tokvid.atomic import atomic_folder
 from tokvid.config import from_mapping, to_mapping
 from tokvid.errors import CheckpointError, ConfigError, ModelError, did_you_mean
 from tokvid.grid import Grid
-from tokvid.hub import local_folder
+from tokvid.hub import HubOptions, PushOptions, local_folder, push_folder
+from tokvid.hub_card import Run, write_card
 from tokvid.runtime import check_compiles
 from tokvid_lm.diffusion_head import DiffusionHead
 from tokvid_lm.document import Document, DocumentWriter
@@ -38,12 +39,21 @@ from tokvid_lm.samplers.runner import Way
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.segments import Segment, TextSegment, VideoSegment
 from tokvid_lm.templates import build_template
-from tokvid_lm.video_lm_folder import FORMAT_VERSION, VIDEO_FILE, check_nothing_is_lost, read_facts
+from tokvid_lm.video_lm_folder import (
+    CODEC_FOLDER,
+    FORMAT_VERSION,
+    PROCESSOR,
+    PROCESSOR_FILE,
+    VIDEO_FILE,
+    check_nothing_is_lost,
+    read_facts,
+    saved_codec,
+    saved_vocabulary,
+)
 from tokvid_lm.video_settings import VideoSettings
 from tokvid_lm.vocabulary import MODES, VideoVocabulary
 from tokvid_tokenizers import VideoCodec, load_codec
 
-CODEC_FOLDER = "codec"
 OUTPUTS = ("text", "video")
 
 
@@ -131,25 +141,20 @@ class VideoLM:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, revision: str | None = None, dtype: torch.dtype | None = None
+        cls, name: str | Path, *, dtype: torch.dtype | None = None, **hub: Unpack[HubOptions]
     ) -> VideoLM:
         """Load what :meth:`save_pretrained` wrote, in ``dtype`` or in the one it was saved in.
 
-        ``name`` is a folder, or ``org/name`` of a model on the Hugging Face Hub, which alone has a ``revision``.
+        ``name`` is a folder, or ``org/name`` of a model on the Hugging Face Hub, which alone has a ``revision``; see
+        :class:`~tokvid.hub.HubOptions`.
         """
-        folder = local_folder(name, revision=revision)
+        folder = local_folder(name, **hub)
         facts = read_facts(folder)
+        vocabulary, codec = saved_vocabulary(folder, facts), saved_codec(folder, facts)
         try:
-            vocabulary = VideoVocabulary.from_mapping(facts["vocabulary"])
             settings = from_mapping(VideoSettings, facts["settings"], where="settings")
-        except (ConfigError, ModelError) as error:
+        except ConfigError as error:
             raise CheckpointError(f"{folder / VIDEO_FILE}: {error}") from error
-        codec = load_codec(folder / CODEC_FOLDER)
-        if codec.codec_id != facts["codec_id"]:
-            raise CheckpointError(
-                f"{folder / CODEC_FOLDER} holds {codec.codec_id}, but the model speaks {facts['codec_id']}:"
-                " put the right codec there"
-            )
         tokenizer = load_saved_tokenizer(folder)
         lm = cls(
             load_causal_lm(folder, dtype=dtype, exact=True, positions=facts["positions"]).eval(),
@@ -193,7 +198,24 @@ class VideoLM:
             if self.diffusion_head is not None:
                 save_head(beside, self.diffusion_head, self.refinement)
             (beside / VIDEO_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            (beside / PROCESSOR_FILE).write_text(json.dumps(PROCESSOR, indent=2) + "\n", encoding="utf-8")
             check_nothing_is_lost(folder, beside)
+
+    def push_to_hub(
+        self, name: str, *, run: Run | None = None, license: str | None = None, **hub: Unpack[PushOptions]
+    ) -> str:
+        """Put all that :meth:`save_pretrained` writes on the Hugging Face Hub as ``org/name``; the commit's address.
+
+        Its card says what ``run`` measured (:func:`tokvid.hub_card.read_run`), without one that nothing was evaluated.
+        See :func:`tokvid.hub.push_folder`.
+        """
+        from tokvid_lm.card import lm_card
+
+        def write(folder: Path) -> None:
+            self.save_pretrained(folder)
+            write_card(folder, lm_card(name, self, run=run, license=license))
+
+        return push_folder(write, name, **hub)
 
     def to(self, device: str | torch.device) -> VideoLM:
         """Move model, codec and diffusion head, and return self."""

@@ -6,10 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tokvid.errors import CheckpointError
+from tokvid.errors import CheckpointError, ConfigError, ModelError
 from tokvid.saved_json import read_mapping
+from tokvid_lm.vocabulary import VideoVocabulary
+from tokvid_tokenizers import VideoCodec, load_codec
 
 VIDEO_FILE = "video_lm.json"
+CODEC_FOLDER = "codec"
+PROCESSOR_FILE = "processor_config.json"
+PROCESSOR = {"processor_class": "TokvidProcessor"}
+"""By this transformers' AutoProcessor finds ours; where tokvid is not installed it gives the text tokenizer."""
 # What an earlier, larger or smaller model may have been cut into.
 _WEIGHTS = re.compile(r"model.*\.safetensors(\.index\.json)?")
 FORMAT_VERSION = 2
@@ -41,3 +47,22 @@ def read_facts(folder: Path) -> dict[str, Any]:
         if not isinstance(facts[name], str):
             raise CheckpointError(f"{path} names no {name} but {facts[name]!r}; save the model again")
     return facts
+
+
+def saved_vocabulary(folder: Path, facts: dict[str, Any]) -> VideoVocabulary:
+    """The ids that ``facts`` describe; :class:`CheckpointError` where they do not fit together."""
+    try:
+        return VideoVocabulary.from_mapping(facts["vocabulary"])
+    except (ConfigError, ModelError) as error:
+        raise CheckpointError(f"{folder / VIDEO_FILE}: {error}") from error
+
+
+def saved_codec(folder: Path, facts: dict[str, Any]) -> VideoCodec:
+    """The codec in ``folder``; :class:`CheckpointError` for another one than the model speaks."""
+    codec = load_codec(folder / CODEC_FOLDER)
+    if codec.codec_id != facts["codec_id"]:
+        raise CheckpointError(
+            f"{folder / CODEC_FOLDER} holds {codec.codec_id}, but the model speaks {facts['codec_id']}:"
+            " put the right codec there"
+        )
+    return codec

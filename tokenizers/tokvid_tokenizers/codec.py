@@ -10,6 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +23,8 @@ from tokvid.config import identity, to_mapping
 from tokvid.errors import CheckpointError, ConfigError, ModelError, ShapeError
 from tokvid.frames import check_frames
 from tokvid.grid import Grid, check_num_frames
+from tokvid.hub import HubOptions, PushOptions, local_folder, push_folder, refuse_pickles
+from tokvid.hub_card import Run, write_card
 from tokvid.saved_json import read_mapping
 from tokvid_tokenizers.codec_config import AnyCodecConfig, codec_config
 from tokvid_tokenizers.layers.past import Past
@@ -34,6 +37,8 @@ from tokvid_tokenizers.tiling import Step, Tiling, decoder_tiling, encoder_tilin
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+MODEL_TYPE = "tokvid_codec"
+"""What a codec's ``config.json`` calls itself among the models of transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,23 +315,46 @@ class VideoCodec(nn.Module):
         with atomic_folder(folder) as beside:
             tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
             save_file(tensors, beside / WEIGHTS_FILE)
-            text = json.dumps(to_mapping(self.config), indent=2) + "\n"
+            text = json.dumps({"model_type": MODEL_TYPE, **to_mapping(self.config)}, indent=2) + "\n"
             (beside / CONFIG_FILE).write_text(text, encoding="utf-8")
 
+    def push_to_hub(
+        self, name: str, *, run: Run | None = None, license: str | None = None, **hub: Unpack[PushOptions]
+    ) -> str:
+        """Put the codec on the Hugging Face Hub as ``org/name``; the address of the commit.
+
+        Its card says what ``run`` measured (:func:`tokvid.hub_card.read_run`), without one that nothing was evaluated.
+        See :func:`tokvid.hub.push_folder`.
+        """
+        from tokvid_tokenizers.card import codec_card
+
+        def write(folder: Path) -> None:
+            self.save_pretrained(folder)
+            write_card(folder, codec_card(name, self, run=run, license=license))
+
+        return push_folder(write, name, **hub)
+
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> VideoCodec:
-        """Load a codec that :meth:`save_pretrained` wrote; keys and shapes must match exactly."""
-        folder = Path(folder)
+    def from_pretrained(
+        cls, name: str | Path, *, dtype: torch.dtype | None = None, **hub: Unpack[HubOptions]
+    ) -> VideoCodec:
+        """Load a codec that :meth:`save_pretrained` wrote; keys and shapes must match exactly.
+
+        ``name`` is a folder, or ``org/name`` on the Hugging Face Hub (see :class:`~tokvid.hub.HubOptions`). ``dtype``
+        converts the weights; codes are those of float32 only there.
+        """
+        folder = local_folder(name, **hub)
         codec = cls(read_config(folder))
         path = folder / WEIGHTS_FILE
         try:
             tensors = load_file(path)
         except FileNotFoundError:
+            refuse_pickles(folder)
             raise CheckpointError(f"{path} is missing: this folder holds no codec weights") from None
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is torn or no safetensors file ({error}); save the codec again") from error
         _load_exactly(codec, tensors, path)
-        return codec.eval()
+        return codec.eval() if dtype is None else codec.eval().to(dtype)
 
 
 def _through(step: Step, clip: Tensor, block: int, tiling: Tiling) -> Tensor:
@@ -353,6 +381,9 @@ def read_config(folder: Path) -> AnyCodecConfig:
     """The configuration in ``folder``; :class:`CheckpointError` if there is none."""
     path = folder / CONFIG_FILE
     data = read_mapping(path, "codec")
+    kind = data.pop("model_type", MODEL_TYPE)
+    if kind != MODEL_TYPE:
+        raise CheckpointError(f"{path} is of a model called {kind!r}, not of a codec of tokvid")
     try:
         return codec_config(data)
     except ConfigError as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
 
 import torch
 
 from tokvid.errors import ModelError
-from tokvid.hub import is_hub_id, local_folder, local_path
+from tokvid.hub import HubOptions, is_hub_id, local_path
 from tokvid_tokenizers.codec import CONFIG_FILE, VideoCodec
 from tokvid_tokenizers.presets import PRESETS, preset
 
@@ -20,18 +21,19 @@ def list_codecs() -> list[str]:
 
 
 def load_codec(
-    name: str | Path, *, revision: str | None = None, device: str | torch.device | None = None, seed: int = 0
+    name: str | Path, *, device: str | torch.device | None = None, seed: int = 0, **hub: Unpack[HubOptions]
 ) -> VideoCodec:
     """Load a codec from a folder or from the Hub's ``org/name``, or build ``preset:<name>``.
 
     ``tokvid-sprites-lm/codec`` comes with tokvid. A preset has random weights drawn from ``seed``; only a codec on the
-    Hub has a ``revision``. Raises :class:`ModelError` where there is no such codec.
+    Hub has a ``revision`` (see :class:`~tokvid.hub.HubOptions`). Raises :class:`ModelError` where there is no such
+    codec.
     """
     text = str(name)
-    if revision is not None and not is_hub_id(name):
-        raise ModelError(f"{text} is not on the Hub and has no revision {revision!r}: leave it out")
-    if is_hub_id(name):
-        codec = VideoCodec.from_pretrained(local_folder(name, revision=revision))
+    if hub.get("revision") is not None and not is_hub_id(name):
+        raise ModelError(f"{text} is not on the Hub and has no revision {hub.get('revision')!r}: leave it out")
+    if is_hub_id(name) or hub.get("subfolder"):
+        codec = VideoCodec.from_pretrained(name, **hub)
     elif text.startswith(PRESET_PREFIX):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

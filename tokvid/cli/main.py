@@ -53,6 +53,7 @@ VERBS: dict[str, Verb] = {
     "decode": Verb("tokvid.cli.decode", "turn codes back into videos"),
     "reconstruct": Verb("tokvid.cli.reconstruct", "send videos through a codec and back"),
     "evaluate": Verb("tokvid.cli.evaluate", "measure a codec or a language model on clips: figures, a table, pictures"),
+    "push": Verb("tokvid.cli.push", "put a codec or a language model on the Hugging Face Hub"),
     "info": Verb("tokvid.cli.info", "what this machine can do, or what a video, codes, a codec or a model hold"),
 }
 

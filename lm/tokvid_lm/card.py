@@ -1,0 +1,49 @@
+"""The model card of a video language model."""
+
+from __future__ import annotations
+
+from tokvid.hub_card import Card, Run, render
+from tokvid_lm.video_lm import VideoLM
+
+_USE = """
+from tokvid_lm import TextSegment, VideoLM
+
+lm = VideoLM.from_pretrained("{name}")
+(clip,) = lm.generate([TextSegment("a caption")]{size})
+"""
+
+
+def lm_card(name: str, lm: VideoLM, *, run: Run | None = None, license: str | None = None) -> str:
+    """The README of the repository ``name`` (org/name) that holds ``lm``, with what ``run`` measured."""
+    settings = lm.settings
+    facts = {
+        "parameters": f"{sum(parameter.numel() for parameter in lm.model.parameters()) / 1e6:.2f} M",
+        "architecture": f"{type(lm.model).__name__} of transformers, positions {lm.positions.kind}",
+        "ids": f"{lm.vocabulary.total_size:,}, {lm.vocabulary.text_size:,} of them of text",
+        "modes": ", ".join(sampling.mode for sampling in settings.sampling) or "next_token",
+        "codec": f"`{lm.codec.codec_id}`, in the folder codec",
+    }
+    if settings.num_frames and settings.height and settings.width:
+        rate = f" at {settings.fps:g} frames a second" if settings.fps else ""
+        facts["clips"] = f"{settings.num_frames} frames of {settings.height}x{settings.width}{rate}"
+    if lm.diffusion_head is not None:
+        count = sum(parameter.numel() for parameter in lm.diffusion_head.parameters())
+        facts["diffusion head"] = f"{count / 1e6:.2f} M parameters, for `generate(..., hybrid=True)`"
+    known = settings.num_frames and settings.height and settings.width
+    limits = ["It draws what is like the clips that it was trained on, of the size named above."]
+    if lm.positions.kind != "1d":
+        limits.append("Plain transformers does not load it: its positions are not one number a token.")
+    card = Card(
+        name=name,
+        title=name.partition("/")[2] or name,
+        summary="A language model that draws video as tokens, by tokvid. "
+        "It is a plain model of transformers, too: `AutoModelForCausalLM.from_pretrained` loads it without tokvid.",
+        facts=facts,
+        use=_USE.format(name=name, size="" if known else ", num_frames=17, height=128, width=128"),
+        tags=("autoregressive-video", "text-to-video"),
+        pipeline="text-to-video",
+        license=license,
+        run=run,
+        limits=limits,
+    )
+    return render(card)

@@ -1,0 +1,59 @@
+"""Put a codec or a language model on the Hugging Face Hub, with a card that says what its training measured.
+
+tokvid push runs/sprites-tiny/codec/codec org/name
+tokvid push runs/sprites-tiny/lm/lm org/name --private --license mit
+
+The card is rendered from the run that made the model: the folder around it (recipe.json, metrics.json), or --run. The
+token is the one that 'hf auth login' has kept, or HF_TOKEN's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tokvid.errors import ModelError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``FOLDER ORG/NAME [--run RUN | --not-evaluated] [--license X] [--revision X] [--private]``."""
+    parser.add_argument("folder", metavar="FOLDER", help="of a codec or a language model, as tokvid saves them")
+    parser.add_argument("name", metavar="ORG/NAME", help="the repository, which is made where there is none")
+    told = parser.add_mutually_exclusive_group()
+    told.add_argument("--run", metavar="RUN", help="the output folder of its training (default: the one around FOLDER)")
+    told.add_argument("--not-evaluated", action="store_true", help="without numbers, which the card will say")
+    parser.add_argument("--license", metavar="X", help="of the weights, as the Hub calls it (apache-2.0, say)")
+    parser.add_argument("--revision", metavar="X", help="a branch, which is made where there is none (default main)")
+    parser.add_argument("--private", action="store_true", default=None, help="where the repository is made")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Push, and print the address of the commit."""
+    from tokvid.hub_card import read_run
+
+    model = _load(Path(arguments.folder))
+    of_run = None if arguments.not_evaluated else read_run(arguments.run or Path(arguments.folder).parent)
+    print(
+        model.push_to_hub(
+            arguments.name,
+            run=of_run,
+            license=arguments.license,
+            revision=arguments.revision,
+            private=arguments.private,
+        )
+    )
+    return 0
+
+
+def _load(folder: Path) -> Any:
+    """What the folder holds: a push is also a check that it can be loaded."""
+    if not folder.is_dir():
+        raise ModelError(f"there is no folder {folder} to push")
+    if (folder / "video_lm.json").is_file():
+        from tokvid_lm import VideoLM
+
+        return VideoLM.from_pretrained(folder)
+    from tokvid_tokenizers import VideoCodec
+
+    return VideoCodec.from_pretrained(folder)
