@@ -6,10 +6,10 @@ With one process every function gives back what it was given. All processes must
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,9 +18,13 @@ from torch import Tensor
 from tokvid.errors import ConfigError, TrainingError
 from tokvid.processes import world_size
 
+T = TypeVar("T")
+
 MEETING = "TOKVID_MEETING_SECONDS"
 """The environment's name of how long a process waits for all others to start (1,800 unless it is set)."""
 _NAMED = 8
+# The others wait while the first process writes, measures and draws, which may take longer than torch's ten minutes.
+_WAIT = timedelta(hours=1)
 
 
 @contextmanager
@@ -37,13 +41,12 @@ def joined_processes(*, alone: bool = False) -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if world_size() == 1:
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it, whoever has made the group
-        store, rank, count = dist.HashStore(), 0, 1  # type: ignore[attr-defined]
-    else:
-        store, rank, count = _meet()
+    store, rank, count = _meet() if world_size() > 1 else (dist.HashStore(), 0, 1)  # type: ignore[attr-defined]
+    # DeepSpeed asks for it, whoever has made the group; left there it would make others look for one.
+    set_here = "LOCAL_RANK" not in os.environ
+    os.environ.setdefault("LOCAL_RANK", "0")
     try:
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_WAIT)
         yield
     except RuntimeError as error:
         if not _is_of_the_group(error):
@@ -54,6 +57,8 @@ def joined_processes(*, alone: bool = False) -> Iterator[None]:
             " with --resume"
         ) from error
     finally:
+        if set_here:
+            del os.environ["LOCAL_RANK"]
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -166,6 +171,16 @@ def objects_of_all_processes(mine: Any) -> list[Any]:
     gathered: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(mine, gathered)
     return gathered or []
+
+
+def found_by_the_first(find: Callable[[], T]) -> T:
+    """What ``find`` finds in the first process: in a folder that all see, another may see what was a moment ago."""
+    if not _many():
+        return find()
+    found: list[Any] = [find() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(found, src=0)
+    answer: T = found[0]
+    return answer
 
 
 def any_process(answer: bool, device: torch.device) -> bool:

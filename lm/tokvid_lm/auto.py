@@ -1,6 +1,6 @@
 """What transformers' AutoConfig, AutoModel and AutoProcessor make of our folders, once this is imported.
 
-Language models need none of it: they are plain models. A codec's ``config.json`` names :data:`MODEL_TYPE`, and
+Language models need none of it: they are plain models. A codec's ``config.json`` names its ``model_type``, and
 ``AutoModel`` gives the codec itself; a language model's folder names our processor. Nothing of a repository is run.
 """
 
@@ -15,7 +15,6 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig
 from tokvid.hub import HubOptions
 from tokvid_lm.processor import VideoProcessor
 from tokvid_tokenizers import VideoCodec
-from tokvid_tokenizers.codec import MODEL_TYPE
 
 _HUB = tuple(HubOptions.__annotations__)
 # What the Auto classes hand on of their own accord. Of a repository nothing is run, whatever trust_remote_code says.
@@ -25,7 +24,7 @@ _THEIRS = ("adapter_kwargs", "name_or_path", "trust_remote_code", "_from_auto", 
 class VideoCodecConfig(PreTrainedConfig):
     """A codec's ``config.json`` as transformers hands it around: ``codec`` is what tokvid reads of it."""
 
-    model_type = MODEL_TYPE
+    model_type = VideoCodec.model_type
 
     def __init__(self, codec: dict[str, Any] | None = None, **settings: Any) -> None:
         super().__init__(**settings)
@@ -76,7 +75,7 @@ def _of_the_hub(settings: dict[str, Any]) -> Any:
 
 def register() -> None:
     """Make transformers know both; again does nothing."""
-    AutoConfig.register(MODEL_TYPE, VideoCodecConfig, exist_ok=True)
+    AutoConfig.register(VideoCodec.model_type, VideoCodecConfig, exist_ok=True)
     AutoModel.register(VideoCodecConfig, AutoVideoCodec, exist_ok=True)
     AutoProcessor.register(VideoCodecConfig, TokvidProcessor, exist_ok=True)
 

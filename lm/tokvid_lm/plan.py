@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokvid.config_checks import at_least, finite, positive
-from tokvid.errors import ConfigError, did_you_mean
+from tokvid.cluster import GPUS, Cluster, memory_row, state_bytes
+from tokvid.errors import ConfigError
 from tokvid.optimizer import MuonConfig
 from tokvid_lm.building import scratch_config
 from tokvid_lm.code_source import CodeSource
@@ -31,80 +31,6 @@ from tokvid_tokenizers import VideoCodec
 
 _LIVE = 10**9  # parameters, the default of stage3_max_live_parameters
 _PASSES = 3  # of a matrix: forward, and backward to its input and to its weight
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gpu:
-    """``peak`` operations a second in dense bfloat16 and ``memory`` in bytes, as its maker says."""
-
-    peak: float
-    memory: int
-
-
-GPUS = {
-    "a100": Gpu(peak=312e12, memory=80 * 2**30),
-    "b200": Gpu(peak=2250e12, memory=180 * 2**30),
-    "h100": Gpu(peak=989e12, memory=80 * 2**30),
-    "h200": Gpu(peak=989e12, memory=141 * 2**30),
-    "l40s": Gpu(peak=362e12, memory=48 * 2**30),
-    "rtx4090": Gpu(peak=165e12, memory=24 * 2**30),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """``count`` GPUs of a kind, which reach ``utilisation`` of their peak; ``price`` is of one for an hour."""
-
-    gpu: str = "h100"
-    count: int = 1
-    utilisation: float = 0.4
-    price: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.gpu not in GPUS:
-            raise ConfigError(f"unknown GPU {self.gpu!r}: {did_you_mean(self.gpu, GPUS)}")
-        at_least(self, 1, "count")
-        positive(self, "utilisation")
-        if self.utilisation > 1:
-            raise ConfigError(f"utilisation is a share of the peak, at most 1, got {self.utilisation}")
-        if self.price is not None:
-            at_least(self, 0, "price")
-            finite(self, "price")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StateBytes:
-    """What a GPU holds of a model between and during steps, but for what lies between the passes of a step."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.weights + self.gradients + self.optimizer
-
-
-def state_bytes(
-    parameters: int, trained: int, *, stage: int | None, gpus: int, moments: int | None = None
-) -> StateBytes:
-    """Bytes a GPU of a model of ``parameters`` of which ``trained`` learn.
-
-    ``stage`` None is torch alone: float32 weights and gradients (in several processes their buckets, too), and the
-    optimizer's ``moments``, numbers in float32 (None: two a trained parameter, as AdamW). Else DeepSpeed in bfloat16
-    with AdamW: weights and gradients of 2 bytes, and 12 of float32 weights and moments; stage 1 shares the last among
-    GPUs, 2 the gradients too, 3 all (Rajbhandari et al. 2020, arXiv 1910.02054).
-    """
-    moments = 2 * trained if moments is None else moments
-    if stage is None:
-        return StateBytes(weights=4 * parameters, gradients=(4 if gpus == 1 else 8) * trained, optimizer=4 * moments)
-    parts = [gpus if stage >= least else 1 for least in (3, 2, 1)]
-    return StateBytes(
-        weights=-(-2 * parameters // parts[0]),
-        gradients=-(-2 * trained // parts[1]),
-        optimizer=-(-(4 * trained + 4 * moments) // parts[2]),
-    )
 
 
 def plan_lm(recipe: LMRecipe, codec: VideoCodec, cluster: Cluster, *, caption_ids: int = 32) -> dict[str, Any]:
@@ -194,16 +120,7 @@ def _memory(empty: EmptyModel, stage: int | None, cluster: Cluster, kept: int, m
     )
     if stage == 3:  # a layer's weights are put together for its turn, up to what DeepSpeed lets live at a time
         kept += 2 * min(empty.parameters, _LIVE)
-    total = state.total + kept
-    return {
-        "zero": stage,
-        "weights": state.weights,
-        "gradients": state.gradients,
-        "optimizer": state.optimizer,
-        "between_passes": kept,
-        "total": total,
-        "fits": total <= GPUS[cluster.gpu].memory,
-    }
+    return memory_row(state, kept, stage=stage, gpu=cluster.gpu)
 
 
 def _moments(recipe: LMRecipe, empty: EmptyModel) -> int:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tokvid.across_processes import found_by_the_first
 from tokvid.checkpoint import newest_valid
 from tokvid.config import to_mapping
 from tokvid.errors import CheckpointError
@@ -37,7 +38,7 @@ def checkpoint_to_resume(output: Path, facts: dict[str, Any]) -> Path | None:
 
     Raises :class:`CheckpointError` for one that does not agree with :func:`run_facts`.
     """
-    newest = newest_valid(output)
+    newest = found_by_the_first(lambda: newest_valid(output))
     for torn in newest.torn if is_main_process() else ():
         print(f"passed over {torn}: it is torn", file=sys.stderr)
     if newest.path is None:

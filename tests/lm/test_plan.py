@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig
 from tests.integration.processes import environment, run, succeed, torchrun
 from tests.lm.tiny_run import DATA, MODEL, TRAINING
 from tests.peak_memory import PEAK_KIB
+from tokvid.cluster import GPUS, Cluster, state_bytes
 from tokvid.config import from_mapping
 from tokvid.data.clips import open_clips
 from tokvid.errors import ConfigError, ModelError
@@ -29,7 +30,7 @@ from tokvid_lm.collate import collate
 from tokvid_lm.documents import Documents
 from tokvid_lm.lora import LoRAConfig
 from tokvid_lm.objectives.video_objective import VideoObjective
-from tokvid_lm.plan import GPUS, Cluster, plan_lm, state_bytes
+from tokvid_lm.plan import plan_lm
 from tokvid_lm.step_cost import EmptyModel
 from tokvid_lm.training_config import LMRecipe
 from tokvid_tokenizers import VideoCodec
@@ -258,6 +259,6 @@ def test_the_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str],
     assert "8 x h100 (989 TFLOP/s" in printed and "ZeRO 3, bfloat16" in printed and "cost" in printed
     assert main(["plan", *small, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["run"]["steps"] > 0
-    assert main(["plan", "codec/sprites-tiny"]) == 2
-    assert "what is planned is a language model" in capsys.readouterr().err
+    assert main(["plan", "lm/sprites-hybrid"]) == 2
+    assert "is of the task 'head'; what is planned are the tasks codec, lm" in capsys.readouterr().err
     assert main(["plan", *small, "--caption-ids", "-1"]) == 2

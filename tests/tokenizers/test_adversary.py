@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -170,3 +172,27 @@ def test_what_is_saved_is_the_average(tmp_path: Path, clips: tuple[ClipArray, Cl
     distance = sum((a - b).detach().square().sum().item() for a, b in pairs)
     assert 0 < distance < 1
     assert lines(tmp_path / "plain")[0]["l2"] == lines(tmp_path / "averaged")[0]["l2"]
+
+
+def test_a_discriminator_deeper_than_the_clips_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a discriminator of 5 layers .* wants 32 pixels a side, the clips have 16"):
+        recipe(tmp_path, adversarial=AdversarialConfig(discriminator=DiscriminatorConfig(layers=5)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sees", ["frames", "clips"])
+def test_a_late_adversary_makes_no_jump(sees: Any, tmp_path: Path, clips: tuple[ClipArray, ClipArray]) -> None:
+    late = AdversarialConfig(
+        discriminator=DiscriminatorConfig(sees=sees, channels=8, layers=2),
+        optimizer=AdamWConfig(learning_rate=1e-3),
+        start_step=60,
+        warmup_steps=10,
+        ramp_steps=20,
+    )
+    settings: dict[str, Any] = {"steps": 200, "log_every": 1, "validate_every": 1000, "checkpoint_every": 1000}
+    settings["optimizer"] = AdamWConfig(learning_rate=3e-3)
+    train_codec(recipe(tmp_path, adversarial=late, **settings), *clips)
+    psnr = [line["psnr"] for line in lines(tmp_path)]
+    windows = [float(np.mean(psnr[start : start + 10])) for start in range(50, 140, 10)]
+    assert all(after > before - 0.5 for before, after in pairwise(windows)), windows
+    assert windows[-1] > windows[0]

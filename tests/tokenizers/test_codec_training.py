@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from tests.tokenizers.lively import SMALLEST, noise
@@ -29,6 +30,19 @@ from tokvid_tokenizers.losses.quantizer import QuantizerLossConfig
 from tokvid_tokenizers.quantizers import LFQConfig, VQConfig
 from tokvid_tokenizers.training import CODEC_FOLDER, RECIPE_FILE, CodecTrainer, train_codec
 from tokvid_tokenizers.training_config import CodecRecipe
+
+
+def test_strips_of_held_out_clips_are_shown_at_each_validation(
+    tmp_path: Path, clips: tuple[ClipArray, ClipArray]
+) -> None:
+    train_codec(recipe(tmp_path), *clips)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    shown = events.Images("held-out clips and reconstructions")
+    assert [picture.step for picture in shown] == [4, 8]
+    height, width = clips[1].frames.shape[2:4]
+    # Two clips, one below the other, each frame of the original beside that of the reconstruction.
+    assert shown[0].height >= 2 * height and shown[0].width >= 2 * width * clips[1].frames.shape[1]
 
 
 @pytest.mark.parametrize("optimizer", [MuonConfig(), AdamWConfig(learning_rate=0.01)])

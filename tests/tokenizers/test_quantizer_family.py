@@ -254,6 +254,19 @@ def test_signs_agree_with_vector_quantize_pytorch(kind: str) -> None:
     torch.testing.assert_close(output.loss, loss, rtol=0.02, atol=0.002)
 
 
+def test_averaged_rows_of_a_cosine_codebook_are_on_the_sphere_again() -> None:
+    config = {"kind": "vq", "codebook_size": 16, "dim": 4, "cosine": True, "kmeans_iterations": 0}
+    quantizer = build_quantizer(config).eval()
+    latents = noise(2, 4, 2, 3, 3)
+    before = quantizer(latents)
+    shorter = torch.linspace(0.3, 1.0, 16)[:, None]  # as means of rows of several steps are
+    quantizer.load_state_dict({**quantizer.state_dict(), "codebook": quantizer.state_dict()["codebook"] * shorter})
+    after = quantizer(latents)
+    assert torch.equal(after.codes, before.codes)
+    torch.testing.assert_close(after.quantized, before.quantized)
+    torch.testing.assert_close(quantizer.dequantize(after.codes), before.quantized)
+
+
 @pytest.mark.parametrize("cosine", [False, True])
 def test_vq_learns_as_vector_quantize_pytorch_does(cosine: bool) -> None:
     ours = build_quantizer(

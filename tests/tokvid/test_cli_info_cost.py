@@ -73,7 +73,8 @@ def test_a_continuous_codec_has_a_cost_too(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--measure is for a codec, and this machine is none" in fails(capsys, "--measure")
+    assert "--measure is for a codec, and this machine is none; leave it out" in fails(capsys, "--measure")
+    assert "base is none; did you mean preset:base?" in fails(capsys, "base", "--size", "17x128x128")
     assert "--measure is for a codec" in fails(capsys, str(tmp_path), "--measure")
     assert "preset:compact at 17x120x120: height and width" in fails(capsys, "presets", "--size", "17x120x120")
     # More than a processor can address.

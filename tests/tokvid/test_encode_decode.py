@@ -49,7 +49,7 @@ def test_a_file_goes_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_reconstruction_is_encoded_and_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clip = write(tmp_path / "clip.mp4")
     assert main(["reconstruct", str(clip), str(tmp_path / "there.mp4"), *CODEC]) == 0
-    assert "9 frames of 16x24 through" in capsys.readouterr().out
+    assert "9 frames of 16x24, through" in capsys.readouterr().out
     assert main(["encode", str(clip), str(tmp_path / "clip.tokvid"), *CODEC]) == 0
     assert main(["decode", str(tmp_path / "clip.tokvid"), str(tmp_path / "again.mp4"), *CODEC]) == 0
     frames = [read_video(tmp_path / name).frames for name in ("there.mp4", "again.mp4")]

@@ -21,7 +21,7 @@ from tokvid_tokenizers import load_codec
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = {
-    "recipe": {"task": "codec", "seed": 3, "output": "/home/me/runs/x", "data": {"path": "/home/me/videos"}},
+    "recipe": {"task": "codec", "seed": 3, "output": "/srv/me/runs/x", "data": {"path": "/srv/me/videos"}},
     "metrics": {
         "psnr": 25.125,
         "oracle": {"sprite_right": 0.5},
@@ -117,7 +117,7 @@ say(lambda: load_codec("me/codec", cache_dir="elsewhere", local_files_only=True)
     assert (
         "| psnr | 25.125 |" in card and "| oracle, sprite right | 0.5 |" in card and "`tokvid train mine.yaml`" in card
     )
-    assert "/home/me" not in card and "path: videos" in card
+    assert "/srv/me" not in card and "path: videos" in card
     assert "Not evaluated." in hub.files("me/codec", "v2")["README.md"].decode()
 
 

@@ -25,7 +25,7 @@ from tokvid_tokenizers.losses.adversarial import (
 )
 
 # The first layer touches pixels, the head makes verdicts: neither maps features to features.
-_ADAM_NAMES = ("layers.0.", "head")
+ADAM_NAMES = ("layers.0.", "head")
 
 
 class Adversary:
@@ -36,7 +36,7 @@ class Adversary:
     ) -> None:
         self.config = config
         self.network = Discriminator(config.discriminator).to(device)
-        optimizer = build_optimizer(config.optimizer, self.network, adam_names=_ADAM_NAMES)
+        optimizer = build_optimizer(config.optimizer, self.network, adam_names=ADAM_NAMES)
         self.engine = build_engine(self.network, optimizer, deepspeed=deepspeed)
         self.real_average = torch.zeros((), device=device)
         self.fake_average = torch.zeros((), device=device)

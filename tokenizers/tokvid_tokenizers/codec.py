@@ -37,8 +37,6 @@ from tokvid_tokenizers.tiling import Step, Tiling, decoder_tiling, encoder_tilin
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-MODEL_TYPE = "tokvid_codec"
-"""What a codec's ``config.json`` calls itself among the models of transformers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +58,8 @@ class VideoCodec(nn.Module):
     """
 
     is_causal = True
+    model_type = "tokvid_codec"
+    """What ``config.json`` calls a codec, among the models of transformers."""
 
     def __init__(self, config: AnyCodecConfig) -> None:
         super().__init__()
@@ -315,7 +315,7 @@ class VideoCodec(nn.Module):
         with atomic_folder(folder) as beside:
             tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
             save_file(tensors, beside / WEIGHTS_FILE)
-            text = json.dumps({"model_type": MODEL_TYPE, **to_mapping(self.config)}, indent=2) + "\n"
+            text = json.dumps({"model_type": self.model_type, **to_mapping(self.config)}, indent=2) + "\n"
             (beside / CONFIG_FILE).write_text(text, encoding="utf-8")
 
     def push_to_hub(
@@ -381,8 +381,8 @@ def read_config(folder: Path) -> AnyCodecConfig:
     """The configuration in ``folder``; :class:`CheckpointError` if there is none."""
     path = folder / CONFIG_FILE
     data = read_mapping(path, "codec")
-    kind = data.pop("model_type", MODEL_TYPE)
-    if kind != MODEL_TYPE:
+    kind = data.pop("model_type", VideoCodec.model_type)
+    if kind != VideoCodec.model_type:
         raise CheckpointError(f"{path} is of a model called {kind!r}, not of a codec of tokvid")
     try:
         return codec_config(data)

@@ -17,7 +17,8 @@ from tokvid_tokenizers.codec import VideoCodec
 
 @dataclass(frozen=True, kw_only=True)
 class CodecEvaluation:
-    """PSNR is per clip over uint8 RGB, then the mean over clips (dB); usage is a share of the codebook.
+    """PSNR is per clip over uint8 RGB, then the mean over clips (dB); usage is a share of the codebook, and dead are
+    the codes that no clip had.
 
     What is said of codes is None of a continuous codec.
     """
@@ -27,6 +28,7 @@ class CodecEvaluation:
     psnr: float
     psnr_each: list[float]
     codebook_usage: float | None
+    dead_codes: int | None
     perplexity: float | None
     unigram_entropy_bits: float | None
 
@@ -82,6 +84,7 @@ def evaluate_reconstructions(
         psnr=float(np.mean(each)),
         psnr_each=each,
         codebook_usage=stats.usage if stats else None,
+        dead_codes=stats.dead if stats else None,
         perplexity=stats.perplexity if stats else None,
         unigram_entropy_bits=stats.entropy_bits if stats else None,
     )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tokvid.across_processes import (
     any_process,
+    found_by_the_first,
     joined_processes,
     mean_over_processes,
     means_over_processes,
@@ -296,7 +297,7 @@ class CodecTrainer:
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint; a run without one starts from the beginning."""
-        newest = newest_valid(self.output)
+        newest = found_by_the_first(lambda: newest_valid(self.output))
         for torn in newest.torn if self.rank == 0 else ():
             print(f"passed over {torn}: it is torn", file=sys.stderr)
         if newest.path is None:

@@ -103,6 +103,7 @@ class CodecRecipe:
     training: CodecTrainingConfig = field(default_factory=CodecTrainingConfig)
 
     def __post_init__(self) -> None:
+        self._check_discriminator()
         for number, bucket in enumerate(self.training.buckets):
             try:
                 height, width = bucket.size or self.data.size
@@ -111,3 +112,15 @@ class CodecRecipe:
                 replace(self.data, size=(height, width), num_frames=num_frames)  # what the data say of such clips
             except ValueError as error:
                 raise ConfigError(f"training.buckets[{number}]: {error}") from error
+
+    def _check_discriminator(self) -> None:
+        if self.training.adversarial is None:
+            return
+        layers = self.training.adversarial.discriminator.layers
+        sizes = [bucket.size or self.data.size for bucket in self.training.buckets] or [self.data.size]
+        smallest = min(side for size in sizes for side in size)
+        if smallest < 2**layers:
+            raise ConfigError(
+                f"a discriminator of {layers} layers halves pictures as often and wants {2**layers} pixels a side, the"
+                f" clips have {smallest}: lower training.adversarial.discriminator.layers"
+            )

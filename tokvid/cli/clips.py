@@ -76,5 +76,10 @@ def _counts(source: FolderClips) -> str:
 
 
 def _load(source: ClipSource, split: str, workers: int) -> ClipArray:
+    known = len(source.skipped)
     with counted(f"{split} clips") as progress:
-        return materialise(source, progress=progress, workers=workers)
+        clips = materialise(source, progress=progress, workers=workers)
+    unread = len(clips.skipped) - known
+    if unread and is_main_process():
+        print(f"{split}: {unread} of {unread + len(clips)} clips could not be read and are left out", file=sys.stderr)
+    return clips

@@ -16,7 +16,7 @@ from typing import TypedDict
 from tokvid.cli.file_pairs import FilePair, pairs
 from tokvid.cli.generate import parse_size
 from tokvid.cli.progress import Pace, counted
-from tokvid.codes_file import SUFFIX
+from tokvid.codes_file import SUFFIX, CodesFacts
 from tokvid.data.folder_scan import VIDEO_SUFFIXES
 
 
@@ -84,8 +84,13 @@ def run(arguments: argparse.Namespace) -> int:
                 made_by={"source": pair.source.name, "codec": Path(arguments.codec).name, **provenance()},
                 progress=pace,
             )
-        height, width = (side * facts.spatial_stride for side in facts.cells)
-        padded = "" if (height, width) == (facts.height, facts.width) else f", padded to {height}x{width}"
-        return f"{facts.num_frames} frames of {facts.height}x{facts.width}{padded}, {pace.per_second:.3g} frames/s"
+        return f"{clip_of(facts)}, {pace.per_second:.3g} frames/s"
 
     return found.each(encode)
+
+
+def clip_of(facts: CodesFacts) -> str:
+    """What was encoded, for a line of the output: frames, their size, and what that was padded to."""
+    height, width = (side * facts.spatial_stride for side in facts.cells)
+    padded = "" if (height, width) == (facts.height, facts.width) else f", padded to {height}x{width}"
+    return f"{facts.num_frames} frames of {facts.height}x{facts.width}{padded}"

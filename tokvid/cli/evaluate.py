@@ -38,7 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", metavar="MODEL", help="the folder of a codec or a language model, org/name on the Hub, or preset:NAME"
     )
     parser.add_argument("data", metavar="DATA", help="a folder of videos, or 'sprites'")
-    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where to write what was found")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="runs/evaluation",
+        metavar="FOLDER",
+        help="where to write what was found (default runs/evaluation)",
+    )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite an earlier evaluation there")
     add_shape_options(parser)
     parser.add_argument("--clips", type=int, default=256, help="at most so many clips, spread over DATA (default 256)")
@@ -147,10 +153,7 @@ def load_clips(data: str, wanted: dict[str, Any], count: int, *, split: Split | 
         )
     source = source.select(spread(len(source), count))
     with counted("read clips") as progress:
-        clips = materialise(source, progress=progress)
-    for name, reason in clips.skipped:
-        print(f"skipped {name}: {reason}", file=sys.stderr)
-    return clips
+        return materialise(source, progress=progress)  # the source names what is skipped
 
 
 def _page(clips: ClipArray, evaluation: FullEvaluation, facts: dict[str, Any]) -> Any:

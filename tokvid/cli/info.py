@@ -78,7 +78,7 @@ def describe(what: str | None, size: str | None = None, *, measured: bool = Fals
     if not (is_video_lm or is_codec or is_table):
         for option, given in (("--size", size is not None), ("--measure", measured)):
             if given:
-                raise ConfigError(f"{option} is for a codec, and {what or 'this machine'} is none; leave it out")
+                raise ConfigError(f"{option} is for a codec, and {what or 'this machine'} is none; {_mend(what)}")
     if what is None:
         return _machine()
     if is_video_lm:
@@ -105,6 +105,12 @@ def describe(what: str | None, size: str | None = None, *, measured: bool = Fals
             f" ({SHARDS})"
         )
     return _video(Path(what))
+
+
+def _mend(what: str | None) -> str:
+    from tokvid_tokenizers.presets import PRESETS as NAMES
+
+    return f"did you mean preset:{what}?" if what in NAMES else "leave it out"
 
 
 def _machine() -> dict[str, Any]:

@@ -1,22 +1,27 @@
-"""What a language model recipe takes before anything is bought: ids, arithmetic, memory a GPU, hours, cost.
+"""What a recipe takes before anything is bought: codes or ids, arithmetic, memory a GPU, hours, cost.
 
+tokvid plan codec/k600-128 --gpus 8
 tokvid plan lm/sprites-gpu
 tokvid plan my-7b.yaml --gpus 64 --gpu h100 --price 2.5
 tokvid plan my-7b.yaml --gpus 64 --training.checkpoint_layers=true --json
 
-It reads the recipe, the codec's folder and, of a pretrained model, configuration and text tokenizer, no weights. The
-hours are the arithmetic of all steps at --utilisation of the GPUs' stated peak; of attention all of each row counts.
+It reads the recipe and, of a language model, the codec's folder and a pretrained model's configuration and text
+tokenizer, no weights. The hours are the arithmetic of all steps at --utilisation of the GPUs' stated peak; of attention
+all of each row counts, and a quantizer's arithmetic, some per cent of a codec's, does not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tokvid.errors import ConfigError
 from tokvid.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from tokvid.cluster import Cluster
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,36 +39,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the figures."""
+    from tokvid.cluster import GPUS, Cluster
+
     data = load_recipe(arguments.recipe, arguments.overrides)
-    if data.get("task") != "lm":
+    if data.get("task") not in _PLANS:
         raise ConfigError(
-            f"{arguments.recipe} is of the task {data.get('task')!r}, and what is planned is a language model (task"
-            " lm); what a codec costs says 'tokvid info CODEC --size TxHxW'"
+            f"{arguments.recipe} is of the task {data.get('task')!r}; what is planned are the tasks {', '.join(_PLANS)}"
         )
     if arguments.caption_ids < 0:
         raise ConfigError(f"--caption-ids must be at least 0, got {arguments.caption_ids}")
-    from tokvid.config import from_mapping
-    from tokvid_lm.plan import GPUS, Cluster, plan_lm
-    from tokvid_lm.training_config import LMRecipe
-    from tokvid_tokenizers import load_codec
-
     cluster = Cluster(gpu=arguments.gpu, count=arguments.gpus, utilisation=arguments.utilisation, price=arguments.price)
-    recipe = from_mapping(LMRecipe, data)
-    plan = plan_lm(recipe, load_codec(recipe.codec), cluster, caption_ids=arguments.caption_ids)
+    plan, lines = _PLANS[data["task"]](data, cluster, arguments.caption_ids)
     if arguments.json:
         print(json.dumps(plan, indent=2))
     else:
         gpu = GPUS[cluster.gpu]
         peak = f"{gpu.peak / 1e12:.0f} TFLOP/s of bfloat16 at most, {gpu.memory / 2**30:.0f} GiB"
         print(f"{cluster.count} x {cluster.gpu} ({peak}), {cluster.utilisation:.0%} of the peak assumed")
-        print("\n".join(table(plan)))
+        print("\n".join(lines))
     return 0
+
+
+def _plan_codec(data: Mapping[str, Any], cluster: Cluster, caption_ids: int) -> tuple[dict[str, Any], list[str]]:
+    from tokvid.config import from_mapping
+    from tokvid_tokenizers.plan import plan_codec
+    from tokvid_tokenizers.training_config import CodecRecipe
+
+    plan = plan_codec(from_mapping(CodecRecipe, data), cluster)
+    return plan, codec_table(plan)
+
+
+def _plan_lm(data: Mapping[str, Any], cluster: Cluster, caption_ids: int) -> tuple[dict[str, Any], list[str]]:
+    from tokvid.config import from_mapping
+    from tokvid_lm.plan import plan_lm
+    from tokvid_lm.training_config import LMRecipe
+    from tokvid_tokenizers import load_codec
+
+    recipe = from_mapping(LMRecipe, data)
+    plan = plan_lm(recipe, load_codec(recipe.codec), cluster, caption_ids=caption_ids)
+    return plan, table(plan)
+
+
+_PLANS = {"codec": _plan_codec, "lm": _plan_lm}
+
+
+def codec_table(plan: Mapping[str, Any]) -> list[str]:
+    """The figures of a codec's plan as lines to read."""
+    clip, model, step, run = (plan[name] for name in ("clip", "model", "step", "run"))
+    codes = f"{clip['codes']:,} codes, {clip['bits']:,.0f} bits" if clip["codes"] else "no codes"
+    judge = f", {_count(model['discriminator'])} of a discriminator" if model["discriminator"] else ""
+    return [
+        f"clip      {'x'.join(map(str, clip['size']))}: {codes}",
+        f"model     {_count(model['parameters'])} parameters, {_count(model['trained'])} of them trained{judge}",
+        f"step      {step['clips']:,.0f} clips, {step['flops'] / 1e12:,.3g} TFLOP forward and backward",
+        f"run       {run['steps']:,} steps, {_count(run['clips'])} clips, {_time(run)}",
+        "",
+        *_memory_lines(plan["memory"], "float32"),
+    ]
 
 
 def table(plan: Mapping[str, Any]) -> list[str]:
     """The figures of a plan as lines to read."""
     clip, document, model, step, run = (plan[name] for name in ("clip", "document", "model", "step", "run"))
-    lines = [
+    return [
         f"clip      {clip['codes']:,} codes, {clip['ids']:,} ids",
         f"document  {document['ids']:,.0f} ids in the mean, {document['longest']:,} at most, captions of"
         f" {document['caption_ids_assumed']} assumed",
@@ -71,18 +109,26 @@ def table(plan: Mapping[str, Any]) -> list[str]:
         f" {model['ids']:,} ids",
         f"step      {step['ids']:,} ids, {step['flops'] / 1e12:,.3g} TFLOP forward and backward",
         f"KV cache  {_mebibytes(plan['kv_cache_bytes_a_clip'])} a clip in bfloat16",
-        f"run       {run['steps']:,} steps, {_count(run['documents'])} documents, {_duration(run['hours'])}"
-        + ("" if run["cost"] is None else f", cost {run['cost']:,.2f}"),
+        f"run       {run['steps']:,} steps, {_count(run['documents'])} documents, {_time(run)}",
         "",
-        "memory a GPU, MiB     weights  gradients  optimizer  between passes       all",
+        *_memory_lines(plan["memory"], "bfloat16"),
     ]
-    for row in plan["memory"]:
-        name = "torch alone, float32" if row["zero"] is None else f"ZeRO {row['zero']}, bfloat16"
+
+
+def _memory_lines(rows: Sequence[Mapping[str, Any]], of_zero: str) -> list[str]:
+    """A line a way of training; ``of_zero`` is the type of the weights under DeepSpeed."""
+    lines = ["memory a GPU, MiB     weights  gradients  optimizer  between passes       all"]
+    for row in rows:
+        name = "torch alone, float32" if row["zero"] is None else f"ZeRO {row['zero']}, {of_zero}"
         numbers = (row["weights"], row["gradients"], row["optimizer"], row["between_passes"], row["total"])
         widths = (9, 11, 11, 16, 10)
         cells = "".join(f"{number / 2**20:{width},.0f}" for number, width in zip(numbers, widths, strict=True))
         lines.append(f"{name:<20}{cells}  {'fits' if row['fits'] else 'too much'}")
     return lines
+
+
+def _time(run: Mapping[str, Any]) -> str:
+    return _duration(run["hours"]) + ("" if run["cost"] is None else f", cost {run['cost']:,.2f}")
 
 
 def _count(number: int) -> str:

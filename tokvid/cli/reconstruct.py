@@ -46,6 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
             with counted(f"decode {pair.source.name}", "frames") as progress:
                 metadata = {"tokvid": json.dumps(made_by)}
                 decode_file(codec, codes, pair.target, **tiles, metadata=metadata, progress=progress)
-        return f"{facts.num_frames} frames of {facts.height}x{facts.width} through {size_of_codes:,} bytes of codes"
+        return f"{encode.clip_of(facts)}, through {size_of_codes:,} bytes of codes"
 
     return found.each(reconstruct)

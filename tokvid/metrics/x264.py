@@ -22,7 +22,7 @@ from tokvid.metrics.psnr_ssim import psnr
 
 Pictures = npt.NDArray[np.uint8]
 _SUPPLEMENTAL = 6
-CRFS = (18, 23, 28, 33, 38, 43, 48)
+CRFS = (18, 23, 28, 33, 38, 43, 48, 51)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,11 +46,15 @@ def reconstruction_loss(config: ReconstructionLossConfig, reconstruction: Tensor
     if config.l1:
         parts["l1"] = config.l1 * error.abs().mean()
     if config.perceptual:
-        distance = efflite_distance if config.lpips is None else _lpips(*config.lpips).to(frames.device).distance
         some = _some_frames(frames.shape[2], config.perceptual_frames)
-        distances = video_distance(distance, reconstruction[:, :, some].float(), frames[:, :, some])
-        parts["perceptual"] = config.perceptual * distances.mean()
+        parts["perceptual"] = perceptual_loss(config, reconstruction[:, :, some], frames[:, :, some])
     return parts
+
+
+def perceptual_loss(config: ReconstructionLossConfig, reconstruction: Tensor, frames: Tensor) -> Tensor:
+    """The weighted perceptual distance, a scalar, of all frames of both ``[B,3,T,H,W]``."""
+    distance = efflite_distance if config.lpips is None else _lpips(*config.lpips).to(frames.device).distance
+    return config.perceptual * video_distance(distance, reconstruction.float(), frames).mean()
 
 
 _lpips = functools.cache(LPIPS)

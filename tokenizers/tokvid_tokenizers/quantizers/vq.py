@@ -124,8 +124,8 @@ class VectorQuantizer(Quantizer):
         return F.normalize(vectors, dim=1) if self.config.cosine else vectors
 
     def _rows(self) -> Tensor:
-        # By gradient a row leaves the sphere.
-        return self._placed(self.codebook) if self.config.update == "gradient" else self.codebook
+        # By gradient a row leaves the sphere, and so does the average of a row over steps, which a run may save.
+        return self._placed(self.codebook)
 
     @torch.no_grad()
     def _start(self, vectors: Tensor) -> None:
