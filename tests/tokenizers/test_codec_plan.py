@@ -19,6 +19,7 @@ from tokvid.cluster import Cluster
 from tokvid.config import from_mapping
 from tokvid.data.clips import ClipArray
 from tokvid.errors import ConfigError
+from tokvid.metrics.efficientnet_lite import load_efficientnet_lite
 from tokvid.optimizer import AdamWConfig, MuonConfig
 from tokvid.recipe import load_recipe, shipped_recipes
 from tokvid.training_log import TrainingLog
@@ -164,10 +165,12 @@ def test_what_a_training_refuses_is_not_planned(tmp_path: Path) -> None:
 
 
 def test_perceptual_losses_count(tmp_path: Path) -> None:
-    pytest.importorskip("torchvision")
+    load_efficientnet_lite.cache_clear()
     seen = ReconstructionLossConfig(perceptual=0.1, perceptual_frames=2)
     plain, more = (plan_codec(run(tmp_path, loss=loss), Cluster()) for loss in (ReconstructionLossConfig(), seen))
     assert more["step"]["flops"] > plain["step"]["flops"]
+    # What they look by is shared with trainings, and still has its weights.
+    assert all(torch.isfinite(parameter).all() for parameter in load_efficientnet_lite().parameters())
 
 
 @pytest.mark.slow

@@ -24,7 +24,11 @@ from tokvid_tokenizers import adversary
 from tokvid_tokenizers.discriminator import Discriminator
 from tokvid_tokenizers.layers.stack import recompute_blocks
 from tokvid_tokenizers.losses.adversarial import adaptive_weight, discriminator_loss, generator_loss, r1_loss
-from tokvid_tokenizers.losses.reconstruction import perceptual_loss, reconstruction_loss
+from tokvid_tokenizers.losses.reconstruction import (
+    perceptual_distance,
+    perceptual_loss,
+    reconstruction_loss,
+)
 from tokvid_tokenizers.networks import build_decoder, build_encoder
 from tokvid_tokenizers.quantizers import build_quantizer
 from tokvid_tokenizers.training import ADAM_NAMES
@@ -67,8 +71,10 @@ class EmptyTraining:
     def __init__(self, recipe: CodecRecipe) -> None:
         self._config = recipe.training
         self._grid_for = recipe.codec.grid_for
-        # The networks that losses compare with bring weights of their own, which are real.
+        # The network that pictures are compared by is real, and shared: loaded in this mode it would have no weights.
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        if recipe.training.loss.perceptual:
+            perceptual_distance(recipe.training.loss, torch.device(_DEVICE))
         quantizer = build_quantizer(recipe.codec.quantizer)
         self._dim = quantizer.dim
         adversarial = recipe.training.adversarial

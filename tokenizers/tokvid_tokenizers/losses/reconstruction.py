@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tokvid.config_checks import at_least, finite
 from tokvid.errors import ConfigError
-from tokvid.metrics.perceptual import LPIPS, efflite_distance, video_distance
+from tokvid.metrics.efficientnet_lite import load_efficientnet_lite
+from tokvid.metrics.perceptual import LPIPS, PictureDistance, efflite_distance, video_distance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,16 @@ def reconstruction_loss(config: ReconstructionLossConfig, reconstruction: Tensor
 
 def perceptual_loss(config: ReconstructionLossConfig, reconstruction: Tensor, frames: Tensor) -> Tensor:
     """The weighted perceptual distance, a scalar, of all frames of both ``[B,3,T,H,W]``."""
-    distance = efflite_distance if config.lpips is None else _lpips(*config.lpips).to(frames.device).distance
+    distance = perceptual_distance(config, frames.device)
     return config.perceptual * video_distance(distance, reconstruction.float(), frames).mean()
+
+
+def perceptual_distance(config: ReconstructionLossConfig, device: torch.device) -> PictureDistance:
+    """What the perceptual part compares by; its network is loaded once for all."""
+    if config.lpips is not None:
+        return _lpips(*config.lpips).to(device).distance
+    load_efficientnet_lite()
+    return efflite_distance
 
 
 _lpips = functools.cache(LPIPS)
