@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import platform
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tokvid import runtime
 from tokvid.errors import ConfigError
 from tokvid.provenance import command_line, provenance, versions
-from tokvid.runtime import bf16_is_fast, computes_in_bf16, default_device, describe, prepare, usable_cores
+from tokvid.runtime import bf16_is_fast, computes_in_bf16, default_device, describe, has_bf16, prepare, usable_cores
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +109,14 @@ def test_absolute_paths_are_shortened() -> None:
     ]
     assert command_line(arguments) == "tokvid encode …/clip.mp4 --out=…/x …/y.mp4 …/z.mp4 runs/a"
     assert command_line([]) == ""
+
+
+def test_what_an_optimizer_computes_in_is_not_a_matter_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured, it differed between a run and its resumption on a busy machine, and could between processes."""
+    answer = has_bf16("cpu")
+    for gain in (0.01, 100.0):
+        monkeypatch.setattr(runtime, "_processor_bf16_gain", lambda gain=gain: gain)
+        assert has_bf16("cpu") == answer
+    flags = Path("/proc/cpuinfo")
+    if platform.machine() == "x86_64" and flags.exists():
+        assert answer == any(flag in flags.read_text() for flag in ("avx512_bf16", "amx_tile"))
