@@ -101,12 +101,13 @@ def push_folder(
     write: Callable[[Path], object],
     name: str,
     *,
+    card: str,
     revision: str | None = None,
     private: bool | None = None,
     token: str | None = None,
     message: str = "tokvid",
 ) -> str:
-    """Put on the Hub, as ``org/name``, what ``write(folder)`` writes into a folder; the address of the commit.
+    """Put on the Hub, as ``org/name``, what ``write(folder)`` writes and ``card`` as README; the address of the commit.
 
     The repository is made where there is none (``private`` or not, as the account usually does), and the branch
     ``revision``. It is one commit, there whole or not at all; weights of another name that were there go. Raises
@@ -119,6 +120,7 @@ def push_folder(
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "pushed"
         write(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         api = HfApi(token=token)
         try:
             api.create_repo(name, private=private, exist_ok=True)

@@ -13,11 +13,9 @@ from typing import Any
 
 import yaml
 
-from tokvid.atomic import write_text
 from tokvid.errors import ModelError
 from tokvid.saved_json import read_mapping
 
-CARD_FILE = "README.md"
 RECIPE_FILE, METRICS_FILE = "recipe.json", "metrics.json"
 NOT_EVALUATED = "not evaluated"
 # Of a recipe, what only says where and how often a run writes on its machine.
@@ -117,11 +115,6 @@ def render(card: Card) -> str:
     if not card.license:
         parts.append("Its makers state no licence here.")
     return "\n\n".join(parts) + "\n"
-
-
-def write_card(folder: Path, text: str) -> None:
-    """Put a card into the folder of a saved model."""
-    write_text(folder / CARD_FILE, text)
 
 
 def _made(run: Run | None) -> list[str]:

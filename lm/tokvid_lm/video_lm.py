@@ -22,7 +22,7 @@ from tokvid.config import from_mapping, to_mapping
 from tokvid.errors import CheckpointError, ConfigError, ModelError, did_you_mean
 from tokvid.grid import Grid
 from tokvid.hub import HubOptions, PushOptions, local_folder, push_folder
-from tokvid.hub_card import Run, write_card
+from tokvid.hub_card import Run
 from tokvid.runtime import check_compiles
 from tokvid_lm.diffusion_head import DiffusionHead
 from tokvid_lm.document import Document, DocumentWriter
@@ -211,11 +211,8 @@ class VideoLM:
         """
         from tokvid_lm.card import lm_card
 
-        def write(folder: Path) -> None:
-            self.save_pretrained(folder)
-            write_card(folder, lm_card(name, self, run=run, license=license))
-
-        return push_folder(write, name, **hub)
+        card = lm_card(name, self, run=run, license=license)
+        return push_folder(self.save_pretrained, name, card=card, **hub)
 
     def to(self, device: str | torch.device) -> VideoLM:
         """Move model, codec and diffusion head, and return self."""

@@ -24,7 +24,7 @@ from tokvid.errors import CheckpointError, ConfigError, ModelError, ShapeError
 from tokvid.frames import check_frames
 from tokvid.grid import Grid, check_num_frames
 from tokvid.hub import HubOptions, PushOptions, local_folder, push_folder, refuse_pickles
-from tokvid.hub_card import Run, write_card
+from tokvid.hub_card import Run
 from tokvid.saved_json import read_mapping
 from tokvid_tokenizers.codec_config import AnyCodecConfig, codec_config
 from tokvid_tokenizers.layers.past import Past
@@ -328,11 +328,8 @@ class VideoCodec(nn.Module):
         """
         from tokvid_tokenizers.card import codec_card
 
-        def write(folder: Path) -> None:
-            self.save_pretrained(folder)
-            write_card(folder, codec_card(name, self, run=run, license=license))
-
-        return push_folder(write, name, **hub)
+        card = codec_card(name, self, run=run, license=license)
+        return push_folder(self.save_pretrained, name, card=card, **hub)
 
     @classmethod
     def from_pretrained(
