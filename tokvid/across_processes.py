@@ -68,7 +68,7 @@ def _meet() -> tuple[Any, int, int]:
 
     torch would wait half an hour, and then not say for whom.
     """
-    seconds = _whole_number(MEETING, "1800")
+    seconds = _whole_number(MEETING, "1800", least=1)
     rank, count, port = (_whole_number(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
     host = os.environ.get("MASTER_ADDR", "")
     # torchrun keeps the store itself, and leaves in it what an earlier start of the run has written.
@@ -95,12 +95,13 @@ def _meet() -> tuple[Any, int, int]:
     return store, rank, count
 
 
-def _whole_number(name: str, usual: str = "") -> int:
+def _whole_number(name: str, usual: str = "", *, least: int = 0) -> int:
     """What the environment says."""
     text = os.environ.get(name, usual)
-    if not text.isdecimal():
+    if not text.isdecimal() or int(text) < least:
         raise ConfigError(
-            f"the environment's {name} must be a whole number, got {text!r}: let torchrun or deepspeed start the run"
+            f"the environment's {name} must be a whole number from {least}, got {text!r}: let torchrun or deepspeed"
+            " start the run"
         )
     return int(text)
 

@@ -17,10 +17,13 @@ from tokvid.shipped import hub_cards_folder
 
 # Weights, configurations, and what text tokenizers are saved in.
 DATA_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+CODEC_PREFIXES = ("preset:", "vidtok:")
+"""Before the name of a codec: built of a preset; of another project, as that or tokvid saved it."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # What other projects keep weights in, and only running what it says can read.
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".jit", ".torchscript")
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+# What loading reads by its name: of an earlier model there, a file that the new one lacks would be taken for its own.
+_REPLACED = ("*.safetensors", "*.json")
 
 
 class PushOptions(TypedDict, total=False):
@@ -110,8 +113,8 @@ def push_folder(
     """Put on the Hub, as ``org/name``, what ``write(folder)`` writes and ``card`` as README; the address of the commit.
 
     The repository is made where there is none (``private`` or not, as the account usually does), and the branch
-    ``revision``. It is one commit, there whole or not at all; weights of another name that were there go. Raises
-    :class:`ModelError` for a name of another form, and with what the Hub or the network says.
+    ``revision``. It is one commit, there whole or not at all; weights and configurations of a model that was there go.
+    Raises :class:`ModelError` for a name of another form, and with what the Hub or the network says.
     """
     if HUB_ID.fullmatch(name) is None:
         raise ModelError(f"a model on the Hugging Face Hub is called org/name, got {name!r}")
@@ -131,11 +134,11 @@ def push_folder(
                 folder_path=folder,
                 revision=revision,
                 commit_message=message,
-                delete_patterns=list(_WEIGHTS),
+                delete_patterns=list(_REPLACED),
             )
         except _errors() as error:
             raise ModelError(
-                f"the Hugging Face Hub did not take {name}, where all is as it was: {_first_line(error)}"
+                f"the Hugging Face Hub did not take {name}, where no file has changed: {_first_line(error)}"
             ) from error
     return str(commit.commit_url)
 
@@ -186,7 +189,7 @@ def _snapshot(
         raise ModelError(
             f"there is no folder {name!r}, and the Hugging Face Hub gave no {name}{at}: {_first_line(error)}"
         ) from error
-    if not any(folder.rglob("*.safetensors")):
+    if not local_files_only and not any(folder.rglob("*.safetensors")):
         try:
             names = HfApi(token=token).list_repo_files(name, revision=revision)
         except _errors():

@@ -17,7 +17,6 @@ from tokvid.errors import ModelError
 from tokvid.saved_json import read_mapping
 
 RECIPE_FILE, METRICS_FILE = "recipe.json", "metrics.json"
-NOT_EVALUATED = "not evaluated"
 # Of a recipe, what only says where and how often a run writes on its machine.
 _PLACES = ("output",)
 
@@ -37,7 +36,6 @@ class Run:
 class Card:
     """What a card is rendered from. ``facts`` are of the model itself, ``use`` is Python that loads and uses it."""
 
-    name: str
     title: str
     summary: str
     facts: Mapping[str, str]
@@ -131,7 +129,7 @@ def _made(run: Run | None) -> list[str]:
 
 def _reached(run: Run | None) -> list[str]:
     if run is None:
-        return [f"{NOT_EVALUATED.capitalize()}."]
+        return ["Not evaluated."]
     return [
         "On held-out clips, as that command printed it at its end:",
         _table({name: f"{value:.5g}" for name, value in numbers(run.figures)}),

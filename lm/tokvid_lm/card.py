@@ -34,7 +34,6 @@ def lm_card(name: str, lm: VideoLM, *, run: Run | None = None, license: str | No
     if lm.positions.kind != "1d":
         limits.append("Plain transformers does not load it: its positions are not one number a token.")
     card = Card(
-        name=name,
         title=name.partition("/")[2] or name,
         summary="A language model that draws video as tokens, by tokvid. "
         "It is a plain model of transformers, too: `AutoModelForCausalLM.from_pretrained` loads it without tokvid.",

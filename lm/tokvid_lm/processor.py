@@ -39,6 +39,7 @@ class VideoProcessor:
         template: Template,
         layout: Layout,
     ) -> None:
+        codec.check_causal("video language models")
         self.tokenizer = tokenizer
         self.codec = codec
         self.vocabulary = vocabulary

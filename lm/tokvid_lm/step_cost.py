@@ -27,6 +27,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tokvid.errors import ModelError
+from tokvid.kept_memory import kept_bytes
 from tokvid_lm.lora import LoRAConfig, insert_adapters
 from tokvid_lm.recomputed_layers import recomputed_layers
 
@@ -96,18 +97,11 @@ class EmptyModel:
 
     def _kept(self, batch: Mapping[str, Tensor | None]) -> int:
         """Bytes between both passes, those of the batch included."""
-        kept = [tensor for tensor in batch.values() if tensor is not None]
-
-        def keep(tensor: Tensor) -> Tensor:
-            kept.append(tensor)
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            hidden = self.model.base_model(**batch, use_cache=False).last_hidden_state
-        own = {_storage(tensor) for tensor in (*self.model.parameters(), *self.model.buffers())}
-        storages = {_storage(tensor): tensor.untyped_storage().nbytes() for tensor in kept}
-        del hidden  # with what the list holds, until here: numbers of storages that are gone would be given again
-        return sum(size for storage, size in storages.items() if storage not in own)
+        return kept_bytes(
+            lambda: self.model.base_model(**batch, use_cache=False).last_hidden_state,
+            inputs=[tensor for tensor in batch.values() if tensor is not None],
+            own=(*self.model.parameters(), *self.model.buffers()),
+        )
 
 
 def _register() -> str:
@@ -119,12 +113,6 @@ def _register() -> str:
 
 def _no_mask(*_: Any, **__: Any) -> None:
     """Rows without a mask are plain and causal."""
-
-
-def _storage(tensor: Tensor) -> int:
-    """What tells storages apart while they live; fake ones have no address."""
-    number: int = tensor.untyped_storage()._cdata
-    return number
 
 
 def _make_fake(model: nn.Module) -> None:

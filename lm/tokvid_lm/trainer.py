@@ -178,9 +178,10 @@ class LMTrainer(Trainer):
 
     def show_samples(self) -> None:
         """Put a picture of what the model draws so far on the boards; on the main process, if it is to draw."""
-        picture = None if self.run_log is None or self.draw is None else self.draw(self.autocast_dtype)
+        if self.run_log is None or self.draw is None:
+            return
+        picture = self.draw(self.autocast_dtype)
         if picture is not None:
-            assert self.run_log is not None
             self.run_log.pictures("held-out clips and drawings", picture, self.state.global_step)
 
     def restore_optimizer(self) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import torch
 
-from tokvid_tokenizers import list_codecs, load_codec
+from tokvid_tokenizers import load_codec
 from tokvid_tokenizers.cost import codec_cost
+from tokvid_tokenizers.presets import PRESETS
 
 RUNS = 5
 SIZE = (17, 128, 128)
@@ -31,7 +32,7 @@ def test_presets() -> None:
     frames = torch.rand(1, 3, *SIZE) * 2 - 1
     print(f"\none clip of {'x'.join(map(str, SIZE))}, fp32, {torch.get_num_threads()} threads, median of {RUNS} runs")
     print(f"{'preset':<20}{'M params':>9}{'GMAC':>8}{'codes':>7}{'encode s':>10}{'decode s':>10}")
-    for name in list_codecs():
+    for name in (f"preset:{name}" for name in PRESETS):
         codec = load_codec(name)
         cost = codec_cost(codec.config, *SIZE)
         with torch.inference_mode():

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import time as clock
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +69,10 @@ def test_a_process_that_does_not_come_is_named(task: str, rank: int, problem: st
     assert problem in error_of(alone)
 
 
-def test_a_time_that_is_none_is_refused(tmp_path: Path) -> None:
-    alone = start(tiny_codec.recipe(tmp_path / "run"), 0, free_port(), **{MEETING: "soon"})
-    assert f"the environment's {MEETING} must be a whole number, got 'soon'" in error_of(alone)
+@pytest.mark.parametrize("time", ["soon", "0"])
+def test_a_time_that_is_none_is_refused(time: str, tmp_path: Path) -> None:
+    alone = start(tiny_codec.recipe(tmp_path / "run"), 0, free_port(), **{MEETING: time})
+    assert f"the environment's {MEETING} must be a whole number from 1, got {time!r}" in error_of(alone)
 
 
 @pytest.mark.parametrize("task", RECIPES)
@@ -82,7 +83,7 @@ def test_of_a_process_that_is_gone_the_others_tell(task: str, gone: int, tmp_pat
     processes = [start(recipe, rank, port) for rank in (0, 1)]
     log = tmp_path / "run" / "log.jsonl"
     while all(process.poll() is None for process in processes) and not any(line["step"] >= 4 for line in read_log(log)):
-        time.sleep(0.02)
+        clock.sleep(0.02)
     os.kill(processes[gone].pid, signal.SIGKILL)
     assert "another process of this run is gone" in error_of(processes[1 - gone])
     processes[gone].communicate()

@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.tokenizers.lively import SMALLEST, noise, smallest_codec
 from tokvid.errors import CheckpointError, ConfigError, ModelError, TokvidError
 from tokvid_tokenizers import VideoCodec, load_codec
-from tokvid_tokenizers.codec import CONFIG_FILE, WEIGHTS_FILE
+from tokvid_tokenizers.codec_folder import CONFIG_FILE, WEIGHTS_FILE
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "codec-format-1"
 FRAMES = noise(2, 3, 6, 16, 16)

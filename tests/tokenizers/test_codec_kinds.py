@@ -15,7 +15,7 @@ from tokvid.cli.info import describe
 from tokvid.config import from_mapping, to_mapping
 from tokvid.errors import ConfigError
 from tokvid_tokenizers import CodecConfig, FactorisedCodecConfig, TransformerCodecConfig, load_codec
-from tokvid_tokenizers.codec import CONFIG_FILE
+from tokvid_tokenizers.codec_folder import CONFIG_FILE
 from tokvid_tokenizers.presets import PRESETS, preset
 from tokvid_tokenizers.quantizers import KLConfig, LFQConfig, QuantizerConfig, ResidualConfig, build_quantizer
 from tokvid_tokenizers.training_config import CodecRecipe

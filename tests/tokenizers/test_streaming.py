@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tests.tokenizers.lively import ALL_KINDS, SMALLEST, lively_preset, noise, smallest_codec
 from tokvid.errors import CheckpointError, ModelError, ShapeError
-from tokvid_tokenizers import VideoCodec, list_codecs
+from tokvid_tokenizers import VideoCodec
 from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.layers.residual import ResidualBlock
+from tokvid_tokenizers.presets import PRESETS
 from tokvid_tokenizers.streaming import StreamDecoder, StreamEncoder, blocks_of
 
 SIZE = 16
@@ -43,7 +44,7 @@ def streamed_frames(codec: VideoCodec, pieces: list[Tensor]) -> Tensor:
         return torch.cat([*(stream.push(piece) for piece in pieces), stream.finish()], dim=2)
 
 
-@pytest.fixture(scope="module", params=[name.removeprefix("preset:") for name in list_codecs()])
+@pytest.fixture(scope="module", params=PRESETS)
 def codec(request: pytest.FixtureRequest) -> VideoCodec:
     return lively_preset(request.param)
 

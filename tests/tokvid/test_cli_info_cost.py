@@ -13,8 +13,8 @@ import pytest
 from tests.tokenizers.lively import SMALLEST, smallest_codec
 from tokvid.cli import main as command
 from tokvid.errors import ModelError
-from tokvid_tokenizers import list_codecs
 from tokvid_tokenizers.measured_cost import MOST_RUNS, measure_cost
+from tokvid_tokenizers.presets import PRESETS
 from tokvid_tokenizers.quantizers import KLConfig
 
 SIZE = "17x256x256"
@@ -38,14 +38,14 @@ def test_a_table_of_all_presets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     facts = info(capsys, "presets", "--size", SIZE)
-    assert facts["size"] == SIZE and list(facts["presets"]) == list_codecs()
+    assert facts["size"] == SIZE and list(facts["presets"]) == [f"preset:{name}" for name in PRESETS]
     assert facts["presets"]["preset:quality"] == info(capsys, "preset:quality", "--size", SIZE)
     assert "measured" not in facts["presets"]["preset:quality"]
     assert command.main(["info", "presets", "--size", SIZE]) == 0
     head, titles, *lines = capsys.readouterr().out.splitlines()
     assert head == f"one clip of {SIZE}" and len({len(line) for line in (titles, *lines)}) == 1
     rows = {line.split()[0]: line.split() for line in lines}
-    assert [f"preset:{name}" for name in rows] == list_codecs()
+    assert list(rows) == list(PRESETS)
     assert rows["base"][1:] == ["shift", "4x8x8", "13.3", "43.48", "61.67", "5120"]
     # A folder of that name is a folder, as everywhere.
     monkeypatch.chdir(tmp_path)

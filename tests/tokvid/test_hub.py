@@ -99,7 +99,7 @@ def test_a_folder_goes_before_the_hub(cache: Path, tmp_path: Path, monkeypatch: 
             call()
 
 
-@pytest.mark.parametrize("name", ["nowhere", "runs/nowhere/lm/lm", "../org/name", "vidtok:org/name", "org/", "a b/c"])
+@pytest.mark.parametrize("name", ["nowhere", "runs/nowhere/lm/lm", "../org/name", "cosmos:org/name", "org/", "a b/c"])
 def test_what_cannot_be_on_the_hub_is_not_asked_for(name: str) -> None:
     assert not is_hub_id(name)
     with pytest.raises(ModelError, match=r"there is no folder .*is called org/name"):

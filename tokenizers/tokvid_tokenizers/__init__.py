@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokvid_tokenizers.codec import CodecOutput, VideoCodec
-from tokvid_tokenizers.codec_config import CodecConfig, FactorisedCodecConfig, TransformerCodecConfig
+from tokvid_tokenizers.codec_config import CodecConfig, FactorisedCodecConfig, TransformerCodecConfig, VidTokConfig
 from tokvid_tokenizers.registry import list_codecs, load_codec
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "CodecOutput",
     "FactorisedCodecConfig",
     "TransformerCodecConfig",
+    "VidTokConfig",
     "VideoCodec",
     "list_codecs",
     "load_codec",

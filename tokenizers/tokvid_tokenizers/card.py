@@ -20,16 +20,17 @@ def codec_card(name: str, codec: VideoCodec, *, run: Run | None = None, license:
     size = sum(parameter.numel() for parameter in codec.parameters())
     facts = {
         "parameters": f"{size / 1e6:.2f} M",
-        "strides": f"{codec.temporal_stride} frames, {codec.spatial_stride} pixels; the first frame stands alone",
+        "kind": codec.config.kind,
+        "strides": f"{codec.temporal_stride} frames, {codec.spatial_stride} pixels"
+        + ("; the first frame stands alone" if codec.is_causal else ""),
         "quantizer": codec.config.quantizer.kind,
     }
     if discrete:
         facts["codebooks"] = f"{codec.num_codebooks} of {codec.codebook_size:,} codes"
         facts["digest"] = f"`{codec.codec_id}`, which language models and .tokvid files name"
     card = Card(
-        name=name,
         title=name.partition("/")[2] or name,
-        summary="A causal video codec of tokvid: it turns clips of any length into "
+        summary=f"A {'causal ' if codec.is_causal else ''}video codec, read by tokvid: it turns clips of any length into "
         + ("integers and back." if discrete else "few continuous latents and back."),
         facts=facts,
         use=_USE.format(name=name),

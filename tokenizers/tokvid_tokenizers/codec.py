@@ -13,20 +13,26 @@ from pathlib import Path
 from typing import Unpack
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tokvid.across_processes import of_all_processes
 from tokvid.atomic import atomic_folder
 from tokvid.config import identity, to_mapping
-from tokvid.errors import CheckpointError, ConfigError, ModelError, ShapeError
+from tokvid.errors import ModelError, ShapeError
 from tokvid.frames import check_frames
-from tokvid.grid import Grid, check_num_frames
-from tokvid.hub import HubOptions, PushOptions, local_folder, push_folder, refuse_pickles
+from tokvid.grid import Grid
+from tokvid.hub import HubOptions, PushOptions, local_folder, push_folder
 from tokvid.hub_card import Run
-from tokvid.saved_json import read_mapping
-from tokvid_tokenizers.codec_config import AnyCodecConfig, codec_config
+from tokvid_tokenizers.codec_config import AnyCodecConfig
+from tokvid_tokenizers.codec_folder import (
+    CONFIG_FILE,
+    MODEL_TYPE,
+    WEIGHTS_FILE,
+    check_replaceable,
+    load_exactly,
+    read_config,
+)
 from tokvid_tokenizers.layers.past import Past
 from tokvid_tokenizers.layers.resample import cut_blocks
 from tokvid_tokenizers.networks import build_decoder, build_encoder
@@ -34,9 +40,6 @@ from tokvid_tokenizers.quantizers import QuantizerOutput, build_quantizer
 from tokvid_tokenizers.quantizers.base import to_vectors
 from tokvid_tokenizers.streaming import StreamDecoder, StreamEncoder, blocks_of
 from tokvid_tokenizers.tiling import Step, Tiling, decoder_tiling, encoder_tiling
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +60,7 @@ class VideoCodec(nn.Module):
     shows seams. Raises :class:`ModelError` for tiles that the codec cannot have.
     """
 
-    is_causal = True
-    model_type = "tokvid_codec"
-    """What ``config.json`` calls a codec, among the models of transformers."""
+    model_type = MODEL_TYPE
 
     def __init__(self, config: AnyCodecConfig) -> None:
         super().__init__()
@@ -67,7 +68,14 @@ class VideoCodec(nn.Module):
         self.quantizer = build_quantizer(config.quantizer)
         self.encoder = build_encoder(config, self.quantizer.encoded_dim)
         self.decoder = build_decoder(config, self.quantizer.dim)
-        self.to(memory_format=torch.channels_last)
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether clips of any length go through block by block; if not, only whole ones do."""
+        return self.config.is_causal
 
     @property
     def codebook_size(self) -> int:
@@ -81,7 +89,7 @@ class VideoCodec(nn.Module):
 
     @property
     def temporal_stride(self) -> int:
-        """Frames to one latent frame, after the first."""
+        """Frames to one latent frame; of a causal codec, after the first."""
         return self.config.temporal_stride
 
     @property
@@ -159,7 +167,8 @@ class VideoCodec(nn.Module):
     ) -> Tensor:
         """Frames ``[B,3,T,H,W]`` in [-1, 1] of codes ``[B,K,t,h,w]``.
 
-        Without ``num_frames`` the last group is whole: ``1 + (t-1)*temporal_stride`` frames.
+        Without ``num_frames`` the last group is whole: ``1 + (t-1)*temporal_stride`` frames, ``t*temporal_stride`` of
+        a codec that is not causal.
         """
         self.check_codes(codes)
         return self._decoded(self.decode_block, codes, num_frames, decoder_tiling(self.config, tile, halo))
@@ -201,7 +210,7 @@ class VideoCodec(nn.Module):
     def check_frames(self, frames: Tensor) -> None:
         """Raise :class:`ShapeError` unless ``frames`` ``[B,3,T,H,W]`` are what this codec can encode."""
         check_frames(frames, self.spatial_stride)
-        wanted, kind = self.encoder.head.weight.dtype, frames.device.type
+        wanted, kind = self._dtype, frames.device.type
         # Autocast leaves float64 as it is.
         casts = torch.is_autocast_enabled(kind) and frames.dtype != torch.float64
         if frames.dtype != wanted and not casts:
@@ -211,6 +220,11 @@ class VideoCodec(nn.Module):
         """Raise :class:`ShapeError` unless ``codes`` ``[B,K,t,h,w]`` are what this codec can decode."""
         self.check_discrete()
         self.quantizer.check_codes(codes)
+
+    def check_causal(self, what: str) -> None:
+        """Raise :class:`ModelError` where ``what`` needs a causal codec and this one is not."""
+        if not self.is_causal:
+            raise ModelError(f"{what} need a causal codec, and this one is not: encode and decode whole clips with it")
 
     def check_discrete(self) -> None:
         """Raise :class:`ModelError` of a continuous codec."""
@@ -228,7 +242,7 @@ class VideoCodec(nn.Module):
         latents = quantizer.quantized
         if unrounded is not None:
             latents = torch.where(unrounded[:, None, None, None, None], self._unrounded(encoded), latents)
-        decoded: Tensor = self.decoder(latents.to(self.decoder.stem.weight.dtype))
+        decoded: Tensor = self.decoder(latents.to(self._dtype))
         return CodecOutput(frames=decoded[:, :, : frames.shape[2]], quantizer=quantizer)
 
     @torch.no_grad()
@@ -248,7 +262,7 @@ class VideoCodec(nn.Module):
         mean = latents.mean(dim=(0, 2, 3, 4))
         scale = latents.std(dim=(0, 2, 3, 4)).clamp_min(1e-4).reciprocal()
         head = self.encoder.head
-        head.weight.mul_(scale[:, None, None, None])
+        head.weight.mul_(scale.view(-1, *[1] * (head.weight.ndim - 1)))
         assert head.bias is not None
         head.bias.sub_(mean).mul_(scale)
 
@@ -258,7 +272,7 @@ class VideoCodec(nn.Module):
         assert encoder is not None and decoder is not None
         blocks = of_all_processes(cut_blocks(frames, self.temporal_stride, self.spatial_stride)).flatten(0, 2)
         _check_positions(len(blocks), frames)
-        for head in (self.encoder.head, self.decoder.head.project):
+        for head in (self.encoder.head, self.decoder.last_layer):
             for parameter in head.parameters():
                 parameter.zero_()
         # On the CPU, where the same numbers give the same components; an encoder of key frames sees the end of a block.
@@ -271,12 +285,14 @@ class VideoCodec(nn.Module):
 
     def _encoded(self, step: Step, frames: Tensor, tiling: Tiling) -> Tensor:
         self.check_frames(frames)
-        return _through(step, frames, self.config.stream_block * self.temporal_stride, tiling)
+        block = self.config.stream_block * self.temporal_stride
+        return _through(step, frames, block if self.is_causal else None, tiling)
 
     def _decoded(self, step: Step, clip: Tensor, num_frames: int | None, tiling: Tiling) -> Tensor:
         if num_frames is not None:
-            check_num_frames(num_frames, clip.shape[2], self.temporal_stride)
-        return _through(step, clip, self.config.stream_block, tiling)[:, :, :num_frames]
+            self.config.check_num_frames(num_frames, clip.shape[2])
+        block = self.config.stream_block if self.is_causal else None
+        return _through(step, clip, block, tiling)[:, :, :num_frames]
 
     def _unrounded_block(self, frames: Tensor, past: Past) -> Tensor:
         return self._unrounded(self.encoder(frames, past))
@@ -286,7 +302,7 @@ class VideoCodec(nn.Module):
             return self.quantizer.unrounded(encoded.float())
 
     def _decode_latent_block(self, latents: Tensor, past: Past) -> Tensor:
-        frames: Tensor = self.decoder(latents.to(self.decoder.stem.weight.dtype), past)
+        frames: Tensor = self.decoder(latents.to(self._dtype), past)
         return frames
 
     def _check_computed(self, values: Tensor, what: str) -> None:
@@ -299,7 +315,11 @@ class VideoCodec(nn.Module):
     @property
     def last_layer(self) -> Tensor:
         """The weights that make pixels, at which the gradients of losses are compared."""
-        return self.decoder.head.project.weight
+        return self.decoder.last_layer.weight
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.encoder.head.weight.dtype
 
     def codebook_vectors(self, codebook: int = 0) -> Tensor:
         """One of the K codebooks as the decoder sees it, float32 ``[codebook_size, D]``."""
@@ -311,7 +331,7 @@ class VideoCodec(nn.Module):
         An earlier codec in ``folder`` is replaced; anything else there raises :class:`CheckpointError`.
         """
         folder = Path(folder)
-        _check_replaceable(folder)
+        check_replaceable(folder)
         with atomic_folder(folder) as beside:
             tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
             save_file(tensors, beside / WEIGHTS_FILE)
@@ -342,23 +362,18 @@ class VideoCodec(nn.Module):
         """
         folder = local_folder(name, **hub)
         codec = cls(read_config(folder))
-        path = folder / WEIGHTS_FILE
-        try:
-            tensors = load_file(path)
-        except FileNotFoundError:
-            refuse_pickles(folder)
-            raise CheckpointError(f"{path} is missing: this folder holds no codec weights") from None
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is torn or no safetensors file ({error}); save the codec again") from error
-        _load_exactly(codec, tensors, path)
+        load_exactly(codec, folder)
         return codec.eval() if dtype is None else codec.eval().to(dtype)
 
 
-def _through(step: Step, clip: Tensor, block: int, tiling: Tiling) -> Tensor:
+def _through(step: Step, clip: Tensor, block: int | None, tiling: Tiling) -> Tensor:
     """``clip`` in blocks through ``step``: all of a tile before the next one, so that one past at a time is there."""
 
     def whole(part: Tensor, past: Past) -> Tensor:
-        return torch.cat([step(piece, past) for piece in blocks_of(part, block)], dim=2)
+        *pieces, last = [part] if block is None else blocks_of(part, block)
+        made = [step(piece, past) for piece in pieces]
+        past.ends = True
+        return torch.cat([*made, step(last, past)], dim=2)
 
     return tiling.run(whole, clip, (Past() for _ in tiling.tiles(clip)))
 
@@ -372,52 +387,3 @@ def _is_finite(values: Tensor) -> bool:
 def _check_positions(count: int, frames: Tensor) -> None:
     if count < 2:
         raise ShapeError(f"frames {list(frames.shape)} make one latent; calibrate needs two positions or more")
-
-
-def read_config(folder: Path) -> AnyCodecConfig:
-    """The configuration in ``folder``; :class:`CheckpointError` if there is none."""
-    path = folder / CONFIG_FILE
-    data = read_mapping(path, "codec")
-    kind = data.pop("model_type", VideoCodec.model_type)
-    if kind != VideoCodec.model_type:
-        raise CheckpointError(f"{path} is of a model called {kind!r}, not of a codec of tokvid")
-    try:
-        return codec_config(data)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Raise :class:`CheckpointError` where saving would remove what is not a codec's."""
-    if folder.is_file():
-        raise CheckpointError(f"{folder} is a file; choose a folder to save the codec in")
-    names = sorted(path.name for path in folder.iterdir() if path.suffix != ".tmp") if folder.is_dir() else []
-    others = [name for name in names if name not in (CONFIG_FILE, WEIGHTS_FILE)]
-    if others:
-        raise CheckpointError(
-            f"{folder} holds more than a codec ({others[0]}); choose another folder or empty this one"
-        )
-
-
-def _load_exactly(codec: VideoCodec, tensors: dict[str, Tensor], path: Path) -> None:
-    wanted = codec.state_dict()
-    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    both = sorted(wanted.keys() & tensors.keys())
-    shapes = [name for name in both if wanted[name].shape != tensors[name].shape]
-    types = [name for name in both if wanted[name].is_floating_point() != tensors[name].is_floating_point()]
-    if missing or extra or shapes or types:
-        faults = [
-            f"{len(names)} {word} (first: {names[0]})"
-            for names, word in (
-                (missing, "missing"),
-                (extra, "unknown"),
-                (shapes, "of another shape"),
-                (types, "of another type"),
-            )
-            if names
-        ]
-        raise CheckpointError(f"{path} does not fit its config.json: tensors {', '.join(faults)}")
-    broken = [name for name in both if not tensors[name].float().isfinite().all()]
-    if broken:
-        raise CheckpointError(f"{path}: the tensor '{broken[0]}' holds NaN or infinite values; take another checkpoint")
-    codec.load_state_dict(tensors)

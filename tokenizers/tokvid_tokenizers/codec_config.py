@@ -12,8 +12,8 @@ from typing import Any, Literal, cast
 
 from tokvid.config import ADDED_LATER, from_union
 from tokvid.config_checks import at_least
-from tokvid.errors import ConfigError, ModelError
-from tokvid.grid import Grid, latent_frames
+from tokvid.errors import ConfigError, ModelError, ShapeError
+from tokvid.grid import Grid, check_num_frames, latent_frames
 from tokvid_tokenizers.quantizers import FSQConfig, QuantizerConfig
 
 FORMAT_VERSION = 1
@@ -52,12 +52,30 @@ class BaseCodecConfig(ABC):
     def spatial_stride(self) -> int:
         """Pixels of height and of width that make one cell."""
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether latent frames see no later frame, and the first frame stands alone."""
+        return True
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the frames of a latent frame depend on the next one."""
+        return False
+
+    def latent_frames(self, num_frames: int) -> int:
+        """How many latent frames ``num_frames`` become."""
+        return latent_frames(num_frames, self.temporal_stride)
+
+    def check_num_frames(self, num_frames: int, t: int) -> None:
+        """Raise :class:`ShapeError` unless ``t`` latent frames can decode to exactly ``num_frames`` frames."""
+        check_num_frames(num_frames, t, self.temporal_stride)
+
     def grid_for(self, num_frames: int, height: int, width: int) -> Grid:
         """The latent grid of ``num_frames`` frames of ``height`` by ``width`` pixels; raises off the stride."""
         stride = self.spatial_stride
         if height < 1 or width < 1 or height % stride or width % stride:
             raise ModelError(f"height and width must be positive multiples of {stride}, got {height}x{width}")
-        return Grid(t=latent_frames(num_frames, self.temporal_stride), h=height // stride, w=width // stride)
+        return Grid(t=self.latent_frames(num_frames), h=height // stride, w=width // stride)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +199,87 @@ class TransformerCodecConfig(BaseCodecConfig):
         return self.patch
 
 
-AnyCodecConfig = CodecConfig | FactorisedCodecConfig | TransformerCodecConfig
+@dataclass(frozen=True, kw_only=True)
+class VidTokConfig(BaseCodecConfig):
+    """A codec of VidTok (Tang et al. 2024, arXiv 2412.13061), under its names.
+
+    ``channels`` (its ``ch`` times ``ch_mult``) has one entry a resolution, finest first; each has ``blocks`` residual
+    blocks over space and as many over time, in the decoder one more. ``spatial_ds`` and ``tempo_ds`` are the
+    resolutions after which the encoder halves the pictures and the number of frames, ``spatial_us`` and ``tempo_us``
+    those after which the decoder doubles them. The decoder of ``version`` 1.1 looks one latent frame ahead. A codec
+    that is not ``causal`` (1.0 alone) takes whole clips, of which a latent frame is ``temporal_stride`` frames, the
+    first one too.
+    """
+
+    kind: Literal["vidtok"] = "vidtok"
+    patch: int = 1
+    version: Literal["1.0", "1.1"] = "1.1"
+    causal: bool = True
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    blocks: int = 2
+    spatial_ds: tuple[int, ...] = (0, 1, 2)
+    tempo_ds: tuple[int, ...] = (1, 2)
+    spatial_us: tuple[int, ...] = (1, 2, 3)
+    tempo_us: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "blocks")
+        if self.linear_path or self.patch != 1:
+            raise ConfigError("a codec of VidTok has no linear_path, and a patch of 1")
+        if self.version != "1.0" and not self.causal:
+            raise ConfigError("a codec of VidTok that is not causal is of version 1.0")
+        last = len(self.channels) - 1
+        for names, levels in (
+            (("spatial_ds", "tempo_ds"), range(last)),
+            (("spatial_us", "tempo_us"), range(1, last + 1)),
+        ):
+            space, time = (getattr(self, name) for name in names)
+            if not set(time) <= set(space) <= set(levels) or len(set(space) | set(time)) != len(space):
+                raise ConfigError(
+                    f"{names[0]} must be some of the resolutions {list(levels)} and {names[1]} some of those, got"
+                    f" {list(space)} and {list(time)}"
+                )
+        if len(self.spatial_ds) != len(self.spatial_us) or len(self.tempo_ds) != len(self.tempo_us):
+            raise ConfigError("the decoder of VidTok must double what the encoder halves, as often")
+        if 2 ** len(self.tempo_ds) != self.temporal_stride:
+            raise ConfigError(
+                f"tempo_ds {list(self.tempo_ds)} makes a temporal stride of {2 ** len(self.tempo_ds)}, but"
+                f" temporal_stride is {self.temporal_stride}; change one of them"
+            )
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels of height and of width that make one cell."""
+        return int(2 ** len(self.spatial_ds))
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether latent frames see no later frame, and the first frame stands alone."""
+        return self.causal
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the frames of a latent frame depend on the next one."""
+        return self.version == "1.1"
+
+    def latent_frames(self, num_frames: int) -> int:
+        """How many latent frames ``num_frames`` become; the last group is filled."""
+        return super().latent_frames(num_frames) if self.causal else -(-num_frames // self.temporal_stride)
+
+    def check_num_frames(self, num_frames: int, t: int) -> None:
+        """Raise :class:`ShapeError` unless ``t`` latent frames can decode to exactly ``num_frames`` frames."""
+        if self.causal:
+            super().check_num_frames(num_frames, t)
+        elif self.latent_frames(num_frames) != t:
+            stride = self.temporal_stride
+            raise ShapeError(
+                f"{t} latent frames of {stride} frames hold {(t - 1) * stride + 1} to {t * stride} frames, got"
+                f" num_frames={num_frames}"
+            )
+
+
+AnyCodecConfig = CodecConfig | FactorisedCodecConfig | TransformerCodecConfig | VidTokConfig
 
 
 def codec_config(data: Mapping[str, Any]) -> AnyCodecConfig:

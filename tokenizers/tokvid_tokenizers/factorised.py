@@ -73,6 +73,11 @@ class FactorisedDecoder(nn.Module):
             LinearDecoder(config.temporal_stride, config.spatial_stride, latent_dim) if config.linear_path else None
         )
 
+    @property
+    def last_layer(self) -> nn.Linear:
+        """What makes pixels."""
+        return self.head.project
+
     def forward(self, latents: Tensor, past: Past | None = None) -> Tensor:
         """Decode latents ``[B,D,t,h,w]``, with a ``past`` the next block of a clip; the values are not clipped."""
         begins = past is None or not past.begun

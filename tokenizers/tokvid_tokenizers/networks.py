@@ -9,18 +9,20 @@ from tokvid_tokenizers.codec_config import (
     CodecConfig,
     FactorisedCodecConfig,
     TransformerCodecConfig,
+    VidTokConfig,
 )
 from tokvid_tokenizers.decoder import Decoder
 from tokvid_tokenizers.encoder import Encoder
 from tokvid_tokenizers.factorised import FactorisedDecoder, FactorisedEncoder
+from tokvid_tokenizers.published.vidtok import VidTokDecoder, VidTokEncoder
 from tokvid_tokenizers.transformer import TransformerDecoder, TransformerEncoder
 
-AnyEncoder = Encoder | FactorisedEncoder | TransformerEncoder
-AnyDecoder = Decoder | FactorisedDecoder | TransformerDecoder
+AnyEncoder = Encoder | FactorisedEncoder | TransformerEncoder | VidTokEncoder
+AnyDecoder = Decoder | FactorisedDecoder | TransformerDecoder | VidTokDecoder
 
 
 def build_encoder(config: AnyCodecConfig, latent_dim: int) -> AnyEncoder:
-    """Frames to ``latent_dim`` channels; ``stem`` touches pixels, ``head`` is the 1x1 convolution to latents."""
+    """Frames to ``latent_dim`` channels; ``head`` is the convolution to latents."""
     match config:
         case CodecConfig():
             return Encoder(config, latent_dim)
@@ -28,12 +30,14 @@ def build_encoder(config: AnyCodecConfig, latent_dim: int) -> AnyEncoder:
             return FactorisedEncoder(config, latent_dim)
         case TransformerCodecConfig():
             return TransformerEncoder(config, latent_dim)
+        case VidTokConfig():
+            return VidTokEncoder(config, latent_dim)
         case _:
             assert_never(config)
 
 
 def build_decoder(config: AnyCodecConfig, latent_dim: int) -> AnyDecoder:
-    """``latent_dim`` channels to frames; its ``stem`` is a convolution, ``head.project`` makes pixels."""
+    """``latent_dim`` channels to frames; its ``stem`` is a convolution, ``last_layer`` makes pixels."""
     match config:
         case CodecConfig():
             return Decoder(config, latent_dim)
@@ -41,5 +45,7 @@ def build_decoder(config: AnyCodecConfig, latent_dim: int) -> AnyDecoder:
             return FactorisedDecoder(config, latent_dim)
         case TransformerCodecConfig():
             return TransformerDecoder(config, latent_dim)
+        case VidTokConfig():
+            return VidTokDecoder(config, latent_dim)
         case _:
             assert_never(config)

@@ -38,8 +38,7 @@ def plan_codec(recipe: CodecRecipe, cluster: Cluster) -> dict[str, Any]:
                 costs[case] = empty.flops(shapes[number], learns=learns, listens=listens, bf16=bf16)
             flops += steps * share * costs[case] * cluster.count
             clips += steps * share * shapes[number].clips * cluster.count
-    heard = training.adversarial is not None and any(listens for _, _, listens in costs)
-    kept = max(empty.kept(shape, listens=heard, bf16=bf16) for shape in shapes)
+    kept = max(empty.kept(shapes[number], listens=listens, bf16=bf16) for number, _, listens in costs)
     hours = flops / (cluster.count * GPUS[cluster.gpu].peak * cluster.utilisation) / 3600
     # Muon wants whole matrices, and ZeRO 3 takes a codec's last layer apart: the training refuses both.
     stages = (None, 0) if training.optimizer.kind == "muon" else (None, 0, 1, 2)

@@ -8,16 +8,20 @@ from typing import Unpack
 import torch
 
 from tokvid.errors import ModelError
-from tokvid.hub import HubOptions, is_hub_id, local_path
-from tokvid_tokenizers.codec import CONFIG_FILE, VideoCodec
+from tokvid.hub import CODEC_PREFIXES, HubOptions, is_hub_id, local_path
+from tokvid_tokenizers.codec import VideoCodec
+from tokvid_tokenizers.codec_folder import CONFIG_FILE
 from tokvid_tokenizers.presets import PRESETS, preset
+from tokvid_tokenizers.published.vidtok_weights import VERIFIED, load_vidtok
 
-PRESET_PREFIX = "preset:"
+PRESET_PREFIX, VIDTOK_PREFIX = CODEC_PREFIXES
+_OURS = "random weights to be trained: streams and tiles equal to the whole, tests/tokenizers/test_streaming.py"
 
 
-def list_codecs() -> list[str]:
-    """Names :func:`load_codec` knows without a file."""
-    return [PRESET_PREFIX + name for name in PRESETS]
+def list_codecs() -> dict[str, str]:
+    """What :func:`load_codec` takes besides folders of ours, and for each what was verified and how."""
+    presets = dict.fromkeys((PRESET_PREFIX + name for name in PRESETS), _OURS)
+    return {**presets, VIDTOK_PREFIX + "PATH-OR-REPO": VERIFIED}
 
 
 def load_codec(
@@ -25,22 +29,27 @@ def load_codec(
 ) -> VideoCodec:
     """Load a codec from a folder or from the Hub's ``org/name``, or build ``preset:<name>``.
 
-    ``tokvid-sprites-lm/codec`` comes with tokvid. A preset has random weights drawn from ``seed``; only a codec on the
-    Hub has a ``revision`` (see :class:`~tokvid.hub.HubOptions`). Raises :class:`ModelError` where there is no such
-    codec.
+    ``vidtok:`` before a folder or ``org/name`` takes a codec of VidTok as diffusers keeps it, too. With tokvid comes
+    ``tokvid-sprites-lm/codec``. A preset has random weights drawn from ``seed``; only a codec on the Hub has a
+    ``revision`` (see :class:`~tokvid.hub.HubOptions`). Raises :class:`ModelError` where there is no such codec.
     """
+    codec = _load(name, seed, hub)
+    return codec if device is None else codec.to(device)
+
+
+def _load(name: str | Path, seed: int, hub: HubOptions) -> VideoCodec:
     text = str(name)
+    if text.startswith(VIDTOK_PREFIX):
+        return load_vidtok(text.removeprefix(VIDTOK_PREFIX), **hub)
     if hub.get("revision") is not None and not is_hub_id(name):
         raise ModelError(f"{text} is not on the Hub and has no revision {hub.get('revision')!r}: leave it out")
     if is_hub_id(name) or hub.get("subfolder"):
-        codec = VideoCodec.from_pretrained(name, **hub)
-    elif text.startswith(PRESET_PREFIX):
+        return VideoCodec.from_pretrained(name, **hub)
+    if text.startswith(PRESET_PREFIX):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            codec = VideoCodec(preset(text.removeprefix(PRESET_PREFIX))).eval()
-    else:
-        codec = VideoCodec.from_pretrained(_folder(name))
-    return codec if device is None else codec.to(device)
+            return VideoCodec(preset(text.removeprefix(PRESET_PREFIX))).eval()
+    return VideoCodec.from_pretrained(_folder(name))
 
 
 def _folder(name: str | Path) -> Path:

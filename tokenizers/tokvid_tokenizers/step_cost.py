@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from tokvid.kept_memory import kept_bytes
 from tokvid.optimizer import OptimizerConfig, build_optimizer
 from tokvid_tokenizers import adversary
 from tokvid_tokenizers.discriminator import Discriminator
@@ -70,7 +71,6 @@ class EmptyTraining:
 
     def __init__(self, recipe: CodecRecipe) -> None:
         self._config = recipe.training
-        self._grid_for = recipe.codec.grid_for
         # The network that pictures are compared by is real, and shared: loaded in this mode it would have no weights.
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         if recipe.training.loss.perceptual:
@@ -106,9 +106,12 @@ class EmptyTraining:
         """Operations of a step, a multiplication and an addition as two; does the adversary learn, is it heard?"""
         # Of the ways to compute attention, the one that the counter knows on every device.
         with self._ready(bf16), sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
-            frames, reconstruction = self._codec_step(shape, listens=listens)
+            frames = self._frames(shape)
+            reconstruction, loss = self._loss(frames, listens=listens)
+            loss.backward()
+            self._forget()
             if learns:
-                self._adversary_step(frames, reconstruction)
+                self._adversary_step(frames, reconstruction.detach())
         total = float(counter.total)
         adversarial = self._config.adversarial
         if learns and adversarial is not None and adversarial.r1:
@@ -118,37 +121,22 @@ class EmptyTraining:
         return total
 
     def kept(self, shape: Shape, *, listens: bool, bf16: bool) -> int:
-        """Bytes between the forward and the backward pass of the codec, its clips included."""
-        networks = list(self._networks())
-        own = {_storage(tensor) for each in networks for tensor in (*each.parameters(), *each.buffers())}
-        kept: list[Tensor] = []
+        """Bytes between the forward and the backward pass of the codec, its clips included.
 
-        def keep(tensor: Tensor) -> Tensor:
-            kept.append(tensor)
-            return tensor
+        With ``checkpoint_blocks``, without what a block keeps while it is computed again.
+        """
+        with self._ready(bf16):
+            frames = self._frames(shape)
+            own = (tensor for network in self._networks() for tensor in (*network.parameters(), *network.buffers()))
+            return kept_bytes(lambda: self._loss(frames, listens=listens), inputs=[frames], own=own)
 
-        with self._ready(bf16), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            frames, loss = self._losses(shape, listens=listens)
-        kept.append(frames)
-        storages = {_storage(tensor): tensor.untyped_storage().nbytes() for tensor in kept}
-        del loss  # with what the list holds, until here: numbers of storages that are gone would be given again
-        return sum(size for storage, size in storages.items() if storage not in own)
+    def _frames(self, shape: Shape) -> Tensor:
+        return torch.zeros(shape.clips, 3, shape.num_frames, shape.height, shape.width, device=_DEVICE)
 
-    def _losses(self, shape: Shape, *, listens: bool) -> tuple[Tensor, Tensor]:
-        """The clips and the loss of the codec."""
-        frames, reconstruction, losses = self._forward(shape)
-        return frames, losses + self._adversarial(reconstruction, losses) if listens else losses
-
-    def _codec_step(self, shape: Shape, *, listens: bool) -> tuple[Tensor, Tensor]:
-        frames, reconstruction, losses = self._forward(shape)
-        (losses + self._adversarial(reconstruction, losses) if listens else losses).backward()
-        self._forget()
-        return frames, reconstruction.detach()
-
-    def _forward(self, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-        frames = torch.zeros(shape.clips, 3, shape.num_frames, shape.height, shape.width, device=_DEVICE)
+    def _loss(self, frames: Tensor, *, listens: bool) -> tuple[Tensor, Tensor]:
+        """Of the codec: its reconstruction of ``frames``, and what it learns from."""
         latents = self._encoder(frames)[:, : self._dim]
-        reconstruction = self._decoder(latents)[:, :, : shape.num_frames]
+        reconstruction = self._decoder(latents)[:, :, : frames.shape[2]]
         config = self._config.loss
         with torch.autocast(_DEVICE, enabled=False):
             pixels = replace(config, l2=config.l2 or 1.0, perceptual=0.0, lpips=None)
@@ -156,7 +144,7 @@ class EmptyTraining:
             if config.perceptual:
                 some = slice(config.perceptual_frames or None)  # as many as a training draws
                 loss = loss + perceptual_loss(config, reconstruction[:, :, some], frames[:, :, some])
-        return frames, reconstruction, loss
+        return reconstruction, loss + self._adversarial(reconstruction, loss) if listens else loss
 
     def _adversarial(self, reconstruction: Tensor, others: Tensor) -> Tensor:
         config = self._config.adversarial
@@ -164,7 +152,7 @@ class EmptyTraining:
         self._adversary.requires_grad_(False)
         loss = generator_loss(config.kind, self._adversary(reconstruction).float())
         self._adversary.requires_grad_(True)
-        return loss * adaptive_weight(others, loss, self._decoder.head.project.weight) if config.adaptive else loss
+        return loss * adaptive_weight(others, loss, self._decoder.last_layer.weight) if config.adaptive else loss
 
     def _adversary_step(self, frames: Tensor, reconstruction: Tensor) -> None:
         config = self._config.adversarial
@@ -203,9 +191,3 @@ def _moments(network: nn.Module, config: OptimizerConfig, adam_names: Iterable[s
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _storage(tensor: Tensor) -> int:
-    """What tells storages apart while they live; fake ones have no address."""
-    number: int = tensor.untyped_storage()._cdata
-    return number

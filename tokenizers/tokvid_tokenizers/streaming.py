@@ -37,13 +37,16 @@ def blocks_of(clip: Tensor, block: int) -> Iterator[Tensor]:
 class _Stream(ABC):
     """One clip under way: what waits for its block to be full, and what the layers remember."""
 
-    def __init__(self, codec: VideoCodec, batch_size: int, block: int, tiling: Tiling) -> None:
+    def __init__(self, codec: VideoCodec, batch_size: int, block: int, tiling: Tiling, *, ahead: int = 0) -> None:
         codec.check_discrete()
+        codec.check_causal("streams, and files of codes,")
         if batch_size < 1:
             raise ShapeError(f"batch_size must be at least 1, got {batch_size}")
         self._codec = codec
         self._batch_size = batch_size
         self._block = block
+        self._ahead = ahead
+        """How much more must wait before a block goes through, but for the first: what its end looks at."""
         self._tiling = tiling
         self._pasts: list[Past] = []
         """One a tile, from the first block on."""
@@ -73,6 +76,8 @@ class _Stream(ABC):
             raise ModelError("nothing was pushed into this stream")
         waiting, pasts = self._waiting, self._pasts
         self._close()
+        for past in pasts:
+            past.ends = True
         return self._tiling.run(self._run, waiting, pasts) if waiting.shape[2] else self._nothing(waiting)
 
     @abstractmethod
@@ -99,10 +104,11 @@ class _Stream(ABC):
         joined = torch.cat([waiting, piece], dim=2) if waiting is not None and waiting.shape[2] else piece
         made: list[Tensor] = []
         try:
-            while joined.shape[2] >= (need := self._block if self._pasts else 1):
+            while joined.shape[2] >= (self._block + self._ahead if self._pasts else 1):
+                block = self._block if self._pasts else 1
                 self._pasts = self._pasts or [Past() for _ in self._tiling.tiles(joined)]
-                made.append(self._tiling.run(self._run, joined[:, :, :need], self._pasts))
-                joined = joined[:, :, need:]
+                made.append(self._tiling.run(self._run, joined[:, :, :block], self._pasts))
+                joined = joined[:, :, block:]
         except BaseException:
             # Some layers remember the block, others do not: nothing can go on from here.
             self._close()
@@ -188,10 +194,15 @@ class StreamDecoder(_Stream):
     """Codes in, frames out; see :meth:`VideoCodec.stream_decoder`."""
 
     def __init__(self, codec: VideoCodec, batch_size: int, tiling: Tiling) -> None:
-        super().__init__(codec, batch_size, codec.config.stream_block, tiling)
+        super().__init__(
+            codec, batch_size, codec.config.stream_block, tiling, ahead=1 if codec.config.looks_ahead else 0
+        )
 
     def push(self, codes: Tensor) -> Tensor:
-        """Frames ``[B,3,T',H,W]`` in [-1, 1] of the blocks that ``codes`` ``[B,K,t',h,w]`` fill; T' may be 0."""
+        """Frames ``[B,3,T',H,W]`` in [-1, 1] of the blocks that ``codes`` ``[B,K,t',h,w]`` fill; T' may be 0.
+
+        Of a codec that looks ahead a block's last frames come with the next one.
+        """
         self._check_open()
         self._codec.check_codes(codes)
         return self._pushed(codes, what="codes")

@@ -20,6 +20,7 @@ from tokvid_tokenizers.codec_config import (
     CodecConfig,
     FactorisedCodecConfig,
     TransformerCodecConfig,
+    VidTokConfig,
 )
 from tokvid_tokenizers.layers.past import Past
 
@@ -115,6 +116,8 @@ def encoder_reach(config: AnyCodecConfig) -> int | None:
             return _reach_of_convolutions(config.encoder_blocks, 0)
         case TransformerCodecConfig():
             return _reach_of_windows(config.spatial_window, config.encoder_blocks)
+        case VidTokConfig():
+            return None
         case _:
             assert_never(config)
 
@@ -126,6 +129,8 @@ def decoder_reach(config: AnyCodecConfig) -> int | None:
             return _reach_of_convolutions(config.decoder_blocks, 1)
         case TransformerCodecConfig():
             return _reach_of_windows(config.spatial_window, config.decoder_blocks)
+        case VidTokConfig():
+            return None
         case _:
             assert_never(config)
 
@@ -178,7 +183,7 @@ def _tiling(
     if halo is None:
         if reach is None:
             raise ModelError(
-                "this codec's attention sees whole pictures (spatial_window: null), so no tiles are exact: give a"
+                "this codec's attention sees whole pictures, so no tiles are exact: give a"
                 " halo in cells to have them all the same"
             )
         halo = reach

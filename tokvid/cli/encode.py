@@ -37,7 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The codec, and how videos are read: what encoding and reconstructing share."""
     parser.add_argument(
-        "--codec", required=True, metavar="CODEC", help="a codec's folder, org/name on the Hub, or preset:NAME"
+        "--codec",
+        required=True,
+        metavar="CODEC",
+        help="a codec's folder, org/name on the Hub, vidtok:FOLDER or preset:NAME",
     )
     parser.add_argument("--fps", type=float, help="frames a second to read at (default: the video's own)")
     parser.add_argument("--size", metavar="HxW", help="resize and crop the centre (default: the video's own size)")

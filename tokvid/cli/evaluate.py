@@ -23,7 +23,7 @@ from tokvid.atomic import write_text
 from tokvid.cli.clip_options import SPRITES, add_shape_options, shape
 from tokvid.cli.progress import counted
 from tokvid.errors import DataError
-from tokvid.hub import local_folder
+from tokvid.hub import CODEC_PREFIXES, local_folder
 
 if TYPE_CHECKING:
     from tokvid.data.clips import ClipArray, Split
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if (output / "evaluation.json").exists() and not arguments.force:
         raise DataError(f"{output} holds an evaluation: give another folder, or -f to overwrite it")
-    if not arguments.model.startswith("preset:") and (local_folder(arguments.model) / "video_lm.json").is_file():
+    if not arguments.model.startswith(CODEC_PREFIXES) and (local_folder(arguments.model) / "video_lm.json").is_file():
         from tokvid.cli.evaluate_lm import run_lm
 
         return run_lm(arguments, output)

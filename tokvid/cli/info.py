@@ -23,7 +23,7 @@ from typing import Any
 from tokvid.codes_file import SUFFIX, CodesFile
 from tokvid.config import to_mapping
 from tokvid.errors import ConfigError, DataError
-from tokvid.hub import local_path
+from tokvid.hub import CODEC_PREFIXES, local_path
 
 # The size that published codecs are compared at.
 SIZE = "17x128x128"
@@ -72,7 +72,7 @@ def describe(what: str | None, size: str | None = None, *, measured: bool = Fals
     if what is not None:
         what = str(local_path(what))
     is_video_lm = what is not None and (Path(what) / VIDEO_LM).is_file()
-    is_codec = what is not None and (what.startswith("preset:") or (Path(what) / CONFIG).is_file())
+    is_codec = what is not None and (what.startswith(CODEC_PREFIXES) or (Path(what) / CONFIG).is_file())
     # A file or folder of that name goes first.
     is_table = what == PRESETS and not Path(what).exists()
     if not (is_video_lm or is_codec or is_table):

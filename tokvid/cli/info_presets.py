@@ -15,9 +15,9 @@ _WORDS = ("preset", "kind")
 
 def describe_presets(size: str, *, measured: bool) -> dict[str, Any]:
     """The facts of ``tokvid info preset:NAME`` of every preset, by its name."""
-    from tokvid_tokenizers import list_codecs
+    from tokvid_tokenizers.presets import PRESETS
 
-    names, presets = list_codecs(), {}
+    names, presets = [f"preset:{name}" for name in PRESETS], {}
     with counted("presets", "presets") as progress:
         for number, name in enumerate(names):
             progress(number, len(names))

@@ -45,7 +45,7 @@ VERBS: dict[str, Verb] = {
     "recipes": Verb("tokvid.cli.recipes", "list, show or copy the run configurations that come with tokvid"),
     "demo": Verb("tokvid.cli.demo", "train a codec and a language model from nothing and show what they draw"),
     "train": Verb("tokvid.cli.train", "train what a recipe describes", overrides=True),
-    "plan": Verb("tokvid.cli.plan", "what a language model recipe takes on given GPUs: memory, hours", overrides=True),
+    "plan": Verb("tokvid.cli.plan", "what a recipe takes on given GPUs: memory, hours", overrides=True),
     "reshape": Verb("tokvid.cli.reshape", "let another number of processes resume a training under DeepSpeed"),
     "generate": Verb("tokvid.cli.generate", "draw a video from a caption"),
     "encode": Verb("tokvid.cli.encode", "turn videos into codes (.tokvid files)"),
@@ -54,6 +54,7 @@ VERBS: dict[str, Verb] = {
     "reconstruct": Verb("tokvid.cli.reconstruct", "send videos through a codec and back"),
     "evaluate": Verb("tokvid.cli.evaluate", "measure a codec or a language model on clips: figures, a table, pictures"),
     "push": Verb("tokvid.cli.push", "put a codec or a language model on the Hugging Face Hub"),
+    "convert": Verb("tokvid.cli.convert", "make a codec of tokvid of a file that another project trained"),
     "info": Verb("tokvid.cli.info", "what this machine can do, or what a video, codes, a codec or a model hold"),
 }
 

@@ -40,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="a folder of videos, 'sprites', or a recipe")
     parser.add_argument("output", metavar="OUT", help="the folder to write the shards to")
     parser.add_argument(
-        "--codec", required=True, metavar="CODEC", help="a codec's folder, org/name on the Hub, or preset:NAME"
+        "--codec",
+        required=True,
+        metavar="CODEC",
+        help="a codec's folder, org/name on the Hub, vidtok:FOLDER or preset:NAME",
     )
     add_shape_options(parser)
     parser.add_argument(
@@ -110,6 +113,7 @@ def _codec_facts(name: str, config: DataConfig) -> CodecFacts:
     codec = load_codec(name)
     if not codec.num_codebooks:
         raise ModelError(f"{name} is a continuous codec and has no codes; give one with a codebook")
+    codec.check_causal("code shards")
     codec.grid_for(config.num_frames, *config.size)
     return CodecFacts(
         codec_id=codec.codec_id,

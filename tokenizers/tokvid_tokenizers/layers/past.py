@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 
 class Past:
-    """The state of one network in one clip; ``begun`` once a block has gone through."""
+    """The state of one network in one clip; ``begun`` once a block has gone through, ``ends`` before its last one."""
 
     def __init__(self) -> None:
         self.begun = False
+        self.ends = False
         self._kept: dict[nn.Module, Tensor] = {}
 
     def last(self, layer: nn.Module) -> Tensor | None:

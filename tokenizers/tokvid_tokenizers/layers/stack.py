@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tokvid.errors import ConfigError
 from tokvid.runtime import check_compiles
 from tokvid_tokenizers.layers.past import Past
 
@@ -50,9 +51,8 @@ class BlockStack(nn.Module):
 
 def recompute_blocks(network: nn.Module, enabled: bool = True) -> None:
     """Switch the gradient checkpointing of every stack in ``network``; nothing of it is saved with the weights."""
-    for module in network.modules():
-        if isinstance(module, BlockStack):
-            module.recompute = enabled
+    for stack in _stacks(network, "training.checkpoint_blocks", enabled):
+        stack.recompute = enabled
 
 
 def compile_blocks(network: nn.Module, enabled: bool = True) -> None:
@@ -62,9 +62,15 @@ def compile_blocks(network: nn.Module, enabled: bool = True) -> None:
     """
     if enabled:
         check_compiles(next(network.parameters()).device, "leave training.compile out")
-    for module in network.modules():
-        if isinstance(module, BlockStack):
-            module.compiled = enabled
+    for stack in _stacks(network, "training.compile", enabled):
+        stack.compiled = enabled
+
+
+def _stacks(network: nn.Module, setting: str, enabled: bool) -> list[BlockStack]:
+    stacks = [module for module in network.modules() if isinstance(module, BlockStack)]
+    if enabled and not stacks:
+        raise ConfigError(f"this kind of codec does not know {setting}: leave it out")
+    return stacks
 
 
 def _call(block: nn.Module, features: Tensor, t: int) -> Tensor:
