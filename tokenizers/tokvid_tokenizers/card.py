@@ -30,7 +30,7 @@ def codec_card(name: str, codec: VideoCodec, *, run: Run | None = None, license:
         facts["digest"] = f"`{codec.codec_id}`, which language models and .tokvid files name"
     card = Card(
         title=name.partition("/")[2] or name,
-        summary=f"A {'causal ' if codec.is_causal else ''}video codec, read by tokvid: it turns clips of any length into "
+        summary=f"A {'causal ' if codec.is_causal else ''}video codec for tokvid: it turns clips of any length into "
         + ("integers and back." if discrete else "few continuous latents and back."),
         facts=facts,
         use=_USE.format(name=name),
