@@ -130,7 +130,9 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{'' if kind == 'models' else kind + '/'}{name}"
         if f"{kind}/{name}" in self.hub.repositories:
             return self._json({"error": "You already created this repo", "url": url}, 409)
-        repository = self.hub.repositories[f"{kind}/{name}"] = Repository(private=bool(wanted.get("private")))
+        repository = self.hub.repositories[f"{kind}/{name}"] = Repository(
+            private=bool(wanted.get("private")) or wanted.get("visibility") == "private"
+        )
         repository.commit("main", {".gitattributes": b""})
         self._json({"url": url, "name": name, "id": name})
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypedDict
+from typing import Literal, TypedDict, Unpack
 
 from tokvid.errors import ModelError
 from tokvid.shipped import hub_cards_folder
@@ -27,7 +27,7 @@ _REPLACED = ("*.safetensors", "*.json")
 
 
 class PushOptions(TypedDict, total=False):
-    """How a model is put on the Hub; see :func:`push_folder`."""
+    """How a model is put on the Hub; see :func:`upload_folder`."""
 
     revision: str | None
     private: bool | None
@@ -100,46 +100,56 @@ def refuse_pickles(folder: Path) -> None:
     _refuse_pickles(str(folder), [path.name for path in folder.iterdir()])
 
 
-def push_folder(
-    write: Callable[[Path], object],
+def push_folder(write: Callable[[Path], object], name: str, *, card: str, **options: Unpack[PushOptions]) -> str:
+    """Put on the Hub, as ``org/name``, what ``write(folder)`` writes and ``card`` as README; the address of the commit.
+
+    Weights and configurations of a model that was there go; see :func:`upload_folder` for everything else.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "pushed"
+        write(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        return upload_folder(folder, name, replaced=_REPLACED, **options)
+
+
+def upload_folder(
+    folder: Path,
     name: str,
     *,
-    card: str,
+    replaced: Sequence[str],
+    kind: Literal["model", "dataset"] = "model",
     revision: str | None = None,
     private: bool | None = None,
     token: str | None = None,
     message: str = "tokvid",
 ) -> str:
-    """Put on the Hub, as ``org/name``, what ``write(folder)`` writes and ``card`` as README; the address of the commit.
+    """Put ``folder`` on the Hub as the model or data set ``org/name``; the address of the commit.
 
     The repository is made where there is none (``private`` or not, as the account usually does), and the branch
-    ``revision``. It is one commit, there whole or not at all; weights and configurations of a model that was there go.
+    ``revision``. It is one commit, there whole or not at all; files there of the patterns ``replaced`` go, others stay.
     Raises :class:`ModelError` for a name of another form, and with what the Hub or the network says.
     """
     if HUB_ID.fullmatch(name) is None:
-        raise ModelError(f"a model on the Hugging Face Hub is called org/name, got {name!r}")
+        raise ModelError(f"a {kind} on the Hugging Face Hub is called org/name, got {name!r}")
     from huggingface_hub import HfApi
 
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "pushed"
-        write(folder)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        api = HfApi(token=token)
-        try:
-            api.create_repo(name, private=private, exist_ok=True)
-            if revision is not None:
-                api.create_branch(name, branch=revision, exist_ok=True)
-            commit = api.upload_folder(
-                repo_id=name,
-                folder_path=folder,
-                revision=revision,
-                commit_message=message,
-                delete_patterns=list(_REPLACED),
-            )
-        except _errors() as error:
-            raise ModelError(
-                f"the Hugging Face Hub did not take {name}, where no file has changed: {_first_line(error)}"
-            ) from error
+    api = HfApi(token=token)
+    try:
+        api.create_repo(name, private=private, exist_ok=True, repo_type=kind)
+        if revision is not None:
+            api.create_branch(name, branch=revision, exist_ok=True, repo_type=kind)
+        commit = api.upload_folder(
+            repo_id=name,
+            repo_type=kind,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message,
+            delete_patterns=list(replaced),
+        )
+    except _errors() as error:
+        raise ModelError(
+            f"the Hugging Face Hub did not take {name}, where no file has changed: {_first_line(error)}"
+        ) from error
     return str(commit.commit_url)
 
 

@@ -16,6 +16,7 @@ import pytest
 from tests.lm.tiny import build_model, build_tokenizer
 from tests.loopback_hub import LoopbackHub, loopback_hub
 from tests.tokenizers.lively import smallest_codec
+from tests.tokvid.test_code_shards import fill, plan
 from tokvid_lm import VideoLM
 from tokvid_tokenizers import load_codec
 
@@ -221,3 +222,31 @@ say(lambda: main(["push", "run", "me/codec", "--not-evaluated"]))
     assert run(program, hub, tmp_path) == [2, 0, 0, 2]
     assert "| psnr | 25.125 |" in hub.files("me/codec")["README.md"].decode()
     assert "Not evaluated." in hub.files("me/codec", "bare")["README.md"].decode()
+
+
+def test_code_shards_go_there_as_a_data_set(hub: LoopbackHub, tmp_path: Path) -> None:
+    fill(tmp_path / "shards", plan()).finish()
+    start = "import json\nfrom tokvid.cli.main import main\ndef say(call): print('said', json.dumps(call()))\n"
+    push = 'say(lambda: main(["push", "shards", "me/clips", "--revision", "v1", "--private"]))'
+    back = """
+from huggingface_hub import snapshot_download
+from tokvid.data.code_shards import CodeShards
+folder = snapshot_download("me/clips", repo_type="dataset", revision="v1", local_dir="again")
+say(lambda: [CodeShards(folder, split).digest() for split in ("train", "held_out")])
+say(lambda: [CodeShards("shards", split).digest() for split in ("train", "held_out")])
+"""
+    code, again, shards = run(push + back, hub, tmp_path, start=start)
+    assert code == 0 and again == shards
+    files = hub.files("me/clips", "v1", kind="datasets")
+    assert files["README.md"].startswith(b"---\ntags:") and hub.repositories["datasets/me/clips"].private
+    # Shards of an earlier pushing would be read with the new ones.
+    hub.put("me/clips", {**files, "data/train-00009-of-00010.parquet": b"", "notes.txt": b""}, "v1", kind="datasets")
+    assert run(push, hub, tmp_path, start=start) == [0]
+    assert hub.files("me/clips", "v1", kind="datasets").keys() == {*files, "notes.txt"}
+    shard = next((tmp_path / "shards" / "data").glob("train-*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    before = dict(files)
+    assert run(push, hub, tmp_path, start=start) == [2]  # torn: it is read before
+    refused = 'say(lambda: main(["push", "shards", "me/clips", "--license", "mit"]))'
+    assert run(refused, hub, tmp_path, start=start) == [2]
+    assert {**hub.files("me/clips", "v1", kind="datasets"), **before} == hub.files("me/clips", "v1", kind="datasets")

@@ -1,10 +1,12 @@
-"""Put a codec or a language model on the Hugging Face Hub, with a card that says what its training measured.
+"""Put a codec, a language model or code shards on the Hugging Face Hub, with a card that says what was measured.
 
 tokvid push runs/sprites-tiny/codec/codec org/name
 tokvid push runs/sprites-tiny/lm/lm org/name --private --license mit
+tokvid push shards org/name
 
-The card is rendered from the run that made the model: the folder around it (recipe.json, metrics.json), or --run. The
-token is the one that 'hf auth login' has kept, or HF_TOKEN's.
+Shards go there as a data set, after all of them were read. The card of a model is rendered from the run that made it:
+the folder around it (recipe.json, metrics.json), or --run. The token is the one that 'hf auth login' has kept, or
+HF_TOKEN's.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from tokvid.errors import ModelError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``FOLDER ORG/NAME [--run RUN | --not-evaluated] [--license X] [--revision X] [--private]``."""
-    parser.add_argument("folder", metavar="FOLDER", help="of a codec or a language model, as tokvid saves them")
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="of a codec, a language model or code shards, as tokvid writes them"
+    )
     parser.add_argument("name", metavar="ORG/NAME", help="the repository, which is made where there is none")
     told = parser.add_mutually_exclusive_group()
     told.add_argument("--run", metavar="RUN", help="the output folder of its training (default: the one around FOLDER)")
@@ -30,8 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Push, and print the address of the commit."""
+    from tokvid.data.code_shards import is_code_shards, push_shards
     from tokvid.hub_card import read_run
 
+    if is_code_shards(arguments.folder):
+        if arguments.run or arguments.not_evaluated or arguments.license:
+            raise ModelError("code shards have a card of their own: leave --run, --not-evaluated and --license out")
+        hub = {"revision": arguments.revision, "private": arguments.private}
+        print(push_shards(arguments.folder, arguments.name, **hub))
+        return 0
     model = _load(Path(arguments.folder))
     of_run = None if arguments.not_evaluated else read_run(arguments.run or Path(arguments.folder).parent)
     print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tokvid.data.code_shards.format import FACTS_FILE, CodecFacts, CodeRecord, ShardsFacts, is_code_shards
+from tokvid.data.code_shards.pushing import push_shards
 from tokvid.data.code_shards.reading import CodeShards, SplitSummary, verify
 from tokvid.data.code_shards.writing import PlannedShard, ShardPlan, ShardWriter
 
@@ -17,5 +18,6 @@ __all__ = [
     "ShardsFacts",
     "SplitSummary",
     "is_code_shards",
+    "push_shards",
     "verify",
 ]
