@@ -34,7 +34,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a card is rendered from. ``facts`` are of the model itself, ``use`` is Python that loads and uses it."""
+    """What a card is rendered from. ``facts`` are of the model itself, ``use`` is Python that loads and uses it.
+
+    ``base`` is the model on the Hub that it is adapters of.
+    """
 
     title: str
     summary: str
@@ -43,6 +46,7 @@ class Card:
     tags: Sequence[str]
     pipeline: str | None = None
     license: str | None = None
+    base: str | None = None
     run: Run | None = None
     limits: Sequence[str] = field(default_factory=tuple)
 
@@ -97,6 +101,7 @@ def render(card: Card) -> str:
     head: dict[str, Any] = {"library_name": "tokvid", "tags": ["tokvid", *card.tags]}
     head |= {"pipeline_tag": card.pipeline} if card.pipeline else {}
     head |= {"license": card.license} if card.license else {}
+    head |= {"base_model": card.base} if card.base else {}
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {card.title}",

@@ -13,8 +13,27 @@ lm = VideoLM.from_pretrained("{name}")
 """
 
 
-def lm_card(name: str, lm: VideoLM, *, run: Run | None = None, license: str | None = None) -> str:
-    """The README of the repository ``name`` (org/name) that holds ``lm``, with what ``run`` measured."""
+_PLAIN = "It is a plain model of transformers, too: `AutoModelForCausalLM.from_pretrained` loads it without tokvid."
+_ADAPTERS = """Here are adapters of `{base}` and the rows of its new ids. tokvid loads that model with them; so does
+peft, without tokvid:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{base}")
+model.resize_token_embeddings({rows})
+model = PeftModel.from_pretrained(model, "{name}")
+```"""
+
+
+def lm_card(
+    name: str, lm: VideoLM, *, run: Run | None = None, license: str | None = None, base: str | None = None
+) -> str:
+    """The README of the repository ``name`` (org/name) that holds ``lm``, with what ``run`` measured.
+
+    With ``base`` it holds adapters of the model that is called so on the Hub.
+    """
     settings = lm.settings
     facts = {
         "parameters": f"{sum(parameter.numel() for parameter in lm.model.parameters()) / 1e6:.2f} M",
@@ -36,10 +55,11 @@ def lm_card(name: str, lm: VideoLM, *, run: Run | None = None, license: str | No
     card = Card(
         title=name.partition("/")[2] or name,
         summary="A language model that draws video as tokens, by tokvid. "
-        "It is a plain model of transformers, too: `AutoModelForCausalLM.from_pretrained` loads it without tokvid.",
+        + (_PLAIN if base is None else _ADAPTERS.format(name=name, base=base, rows=lm.vocabulary.total_size)),
         facts=facts,
         use=_USE.format(name=name, size="" if known else ", num_frames=17, height=128, width=128"),
-        tags=("autoregressive-video", "text-to-video"),
+        tags=("autoregressive-video", "text-to-video", *(() if base is None else ("peft", "lora"))),
+        base=base,
         pipeline="text-to-video",
         license=license,
         run=run,

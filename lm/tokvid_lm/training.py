@@ -37,6 +37,7 @@ from tokvid.run_lock import only_run
 from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
+from tokvid_lm.adapters import Adapters, trained_adapters
 from tokvid_lm.batch_plan import BatchPlan, Stage
 from tokvid_lm.building import build_lm
 from tokvid_lm.code_clips import Progress, code_clips
@@ -62,6 +63,7 @@ from tokvid_lm.video_settings import VideoSettings
 from tokvid_tokenizers import VideoCodec, load_codec
 
 LM_FOLDER = "lm"
+ADAPTERS_FOLDER = "adapters"
 RECIPE_FILE = "recipe.json"
 
 
@@ -151,7 +153,7 @@ def _run(
     if is_main_process():
         write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
     lm.settings = _settings(recipe, clips)
-    _train(recipe, lm, documents, held_out, facts | {"bf16": bf16}, checkpoint)
+    adapters = _train(recipe, lm, documents, held_out, facts | {"bf16": bf16}, checkpoint)
     lm.model.eval()
     autocast = torch.bfloat16 if bf16 else None
     losses = CodeLosses(
@@ -164,6 +166,8 @@ def _run(
     check_weights(recipe.training.steps, lm.model.state_dict())
     if is_main_process():
         lm.save_pretrained(output / LM_FOLDER)
+        if adapters is not None:
+            lm.save_pretrained(output / ADAPTERS_FOLDER, adapters=adapters)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # whoever returns finds the folder
     return TrainedLM(lm=lm, folder=output / LM_FOLDER, losses=losses, held_out=held_out)
@@ -213,7 +217,8 @@ def _train(
     held_out: CodeSource,
     facts: dict[str, Any],
     checkpoint: Path | None,
-) -> None:
+) -> Adapters | None:
+    """Train; the adapters, which are merged, too."""
     config = recipe.training
     deepspeed = deepspeed_settings(recipe)
     if deepspeed is not None and checkpoint is not None and read_facts(checkpoint)["processes"] != world_size():
@@ -274,8 +279,11 @@ def _train(
             trainer.run(checkpoint)
     if zero_stage(deepspeed) == 3:
         lm.model = gathered(lm.model)
-    if lora is not None:
-        merge_adapters(lm.model)
+    if lora is None or not isinstance(recipe.model, PretrainedModelConfig):
+        return None
+    adapters = trained_adapters(lm.model, lora, base=recipe.model.name)
+    merge_adapters(lm.model)
+    return adapters
 
 
 def _lora(recipe: LMRecipe) -> LoRAConfig | None:

@@ -24,6 +24,7 @@ from tokvid.grid import Grid
 from tokvid.hub import HubOptions, PushOptions, local_folder, push_folder
 from tokvid.hub_card import Run
 from tokvid.runtime import check_compiles
+from tokvid_lm.adapters import Adapters, base_of, load_adapted
 from tokvid_lm.diffusion_head import DiffusionHead
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.extend import extend
@@ -146,7 +147,7 @@ class VideoLM:
         """Load what :meth:`save_pretrained` wrote, in ``dtype`` or in the one it was saved in.
 
         ``name`` is a folder, or ``org/name`` of a model on the Hugging Face Hub, which alone has a ``revision``; see
-        :class:`~tokvid.hub.HubOptions`.
+        :class:`~tokvid.hub.HubOptions`. Adapters are merged into the model that they name, which is loaded, too.
         """
         folder = local_folder(name, **hub)
         facts = read_facts(folder)
@@ -156,8 +157,13 @@ class VideoLM:
         except ConfigError as error:
             raise CheckpointError(f"{folder / VIDEO_FILE}: {error}") from error
         tokenizer = load_saved_tokenizer(folder)
+        base = base_of(folder)
+        if base is None:
+            model = load_causal_lm(folder, dtype=dtype, exact=True, positions=facts["positions"])
+        else:
+            model = load_adapted(folder, base, rows=vocabulary.total_size, dtype=dtype)
         lm = cls(
-            load_causal_lm(folder, dtype=dtype, exact=True, positions=facts["positions"]).eval(),
+            model.eval(),
             tokenizer,
             vocabulary,
             codec,
@@ -172,10 +178,11 @@ class VideoLM:
             check_head(lm, lm.diffusion_head)
         return lm
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, adapters: Adapters | None = None) -> None:
         """Write the model, the text tokenizer, the codec, ``video_lm.json`` and a diffusion head, all or nothing.
 
-        An earlier ``VideoLM`` in ``folder`` is replaced; anything else there raises :class:`CheckpointError`.
+        With ``adapters`` they are written in place of the model. An earlier ``VideoLM`` in ``folder`` is replaced;
+        anything else there raises :class:`CheckpointError`.
         """
         folder = Path(folder)
         if folder.exists() and not (folder / VIDEO_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
@@ -191,8 +198,11 @@ class VideoLM:
             "settings": to_mapping(self.settings),
         }
         with atomic_folder(folder) as beside:
-            self.model.save_pretrained(beside)
-            mark_model_type(beside, self.positions.kind)
+            if adapters is None:
+                self.model.save_pretrained(beside)
+                mark_model_type(beside, self.positions.kind)
+            else:
+                adapters.save(beside)
             self.tokenizer.save_pretrained(beside)
             self.codec.save_pretrained(beside / CODEC_FOLDER)
             if self.diffusion_head is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.lm.tiny import FAMILIES, build_model, build_tokenizer
 from tests.lm.tiny_run import recipe, train
-from tokvid.errors import ConfigError, ModelError
+from tokvid.errors import CheckpointError, ConfigError, ModelError
 from tokvid.optimizer import AdamWConfig, build_optimizer
 from tokvid_lm import VideoLM
 from tokvid_lm.lora import LoRAConfig, insert_adapters, merge_adapters
@@ -20,7 +21,7 @@ from tokvid_lm.training import adam_names
 from tokvid_lm.training_config import LMRecipe, PretrainedModelConfig
 from tokvid_tokenizers import load_codec
 
-pytest.importorskip("peft")
+PeftModel = pytest.importorskip("peft").PeftModel
 CODEC = load_codec("preset:tiny")
 
 
@@ -101,11 +102,52 @@ def test_a_run_saves_a_plain_model_whose_text_rows_are_as_they_were(base: Path, 
     assert trained.losses.validation["next_token"] > 0
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_adapters_are_files_too_which_peft_reads(tied: bool, tmp_path: Path) -> None:
+    build_model("llama", tied=tied).save_pretrained(tmp_path / "base")
+    build_tokenizer().save_pretrained(tmp_path / "base")
+    trained = train(lora_recipe(tmp_path / "run", tmp_path / "base"), CODEC).lm
+    adapters = tmp_path / "run" / "adapters"
+    assert not (adapters / "config.json").exists() and not (adapters / "model.safetensors").exists()
+    ids = torch.arange(0, trained.vocabulary.total_size, 3)[None]
+    with torch.no_grad():
+        expected = trained.model(ids).logits
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        plain.resize_token_embeddings(trained.vocabulary.total_size)
+        torch.testing.assert_close(PeftModel.from_pretrained(plain, adapters)(ids).logits, expected, atol=1e-4, rtol=0)
+    again = VideoLM.from_pretrained(adapters)
+    state = again.model.state_dict()
+    assert state.keys() == trained.model.state_dict().keys()
+    for name, tensor in trained.model.state_dict().items():
+        torch.testing.assert_close(state[name], tensor, atol=1e-6, rtol=0)
+    assert again.settings == trained.settings and again.codec.codec_id == trained.codec.codec_id
+    assert VideoLM.from_pretrained(adapters, dtype=torch.bfloat16).model.dtype == torch.bfloat16
+
+
+def test_adapters_of_another_model_are_refused(base: Path, tmp_path: Path) -> None:
+    train(lora_recipe(tmp_path / "run", base), CODEC)
+    adapters = tmp_path / "run" / "adapters"
+    path = adapters / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for name, words in [("nowhere/at-all", "nowhere/at-all"), (str(tmp_path / "other"), "are not of")]:
+        build_model("gpt_neox").save_pretrained(tmp_path / "other")
+        path.write_text(json.dumps({**config, "base_model_name_or_path": name}), encoding="utf-8")
+        with pytest.raises(ModelError, match=words):
+            VideoLM.from_pretrained(adapters)
+    path.write_text(json.dumps({**config, "base_model_name_or_path": None}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="does not say of which model its adapters are"):
+        VideoLM.from_pretrained(adapters)
+    path.write_text(json.dumps(config), encoding="utf-8")
+    (adapters / "adapter_model.safetensors").rename(adapters / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors is missing"):
+        VideoLM.from_pretrained(adapters)
+
+
 def test_a_run_that_was_cut_short_goes_on_to_the_same_weights(base: Path, tmp_path: Path) -> None:
     whole = train(lora_recipe(tmp_path / "whole", base, dropout=0.1), CODEC)
     cut = lora_recipe(tmp_path / "cut", base, dropout=0.1)
     train(cut, CODEC)
-    for newest in (tmp_path / "cut" / "step-000006", tmp_path / "cut" / "lm"):
+    for newest in (tmp_path / "cut" / name for name in ("step-000006", "lm", "adapters")):
         for path in sorted(newest.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         newest.rmdir()

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.lm.tiny import build_model, build_tokenizer
 from tests.loopback_hub import LoopbackHub, loopback_hub
 from tests.tokenizers.lively import smallest_codec
 from tests.tokvid.test_code_shards import fill, plan
 from tokvid_lm import VideoLM
+from tokvid_lm.adapters import trained_adapters
+from tokvid_lm.lora import LoRAConfig, insert_adapters, merge_adapters
 from tokvid_tokenizers import load_codec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -250,3 +253,45 @@ say(lambda: [CodeShards("shards", split).digest() for split in ("train", "held_o
     refused = 'say(lambda: main(["push", "shards", "me/clips", "--license", "mit"]))'
     assert run(refused, hub, tmp_path, start=start) == [2]
     assert {**hub.files("me/clips", "v1", kind="datasets"), **before} == hub.files("me/clips", "v1", kind="datasets")
+
+
+def test_adapters_go_there_and_peft_loads_them(hub: LoopbackHub, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    build_model("llama", tied=True).save_pretrained(tmp_path / "base")
+    build_tokenizer().save_pretrained(tmp_path / "base")
+    hub.put("org/base", {path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()})
+    lm = VideoLM.extend(tmp_path / "base", codec=load_codec("preset:tiny"))
+    config = LoRAConfig(rank=2)
+    insert_adapters(lm.model, config, first_new_row=lm.vocabulary.text_size)
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            parameter.add_(0.1 if parameter.requires_grad else 0.0)
+    adapters = trained_adapters(lm.model, config, base=str(tmp_path / "base"))
+    merge_adapters(lm.model)
+    lm.save_pretrained(tmp_path / "adapters", adapters=adapters)
+    start = "import json\nfrom tokvid.cli.main import main\ndef say(call): print('said', json.dumps(call()))\n"
+    push = ["push", "adapters", "me/adapters", "--not-evaluated"]
+    program = f"""
+say(lambda: main({push!r}))
+say(lambda: main({[*push, "--base", "org/base"]!r}))
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from tokvid_lm import VideoLM
+lm = VideoLM.from_pretrained("me/adapters")
+model = AutoModelForCausalLM.from_pretrained("org/base")
+model.resize_token_embeddings(lm.vocabulary.total_size)
+model = PeftModel.from_pretrained(model, "me/adapters")
+ids = torch.arange(0, lm.vocabulary.total_size, 2)[None]
+with torch.no_grad():
+    say(lambda: [each(ids).logits.double().sum().item() for each in (model, lm.model)])
+"""
+    local, pushed, sums = run(program, hub, tmp_path, start=start)
+    assert (local, pushed) == (2, 0)  # others do not have a folder of this machine
+    with torch.no_grad():
+        expected = lm.model(torch.arange(0, lm.vocabulary.total_size, 2)[None]).logits.double().sum().item()
+    assert sums == pytest.approx([expected, expected], rel=1e-4)
+    files = hub.files("me/adapters")
+    card = files["README.md"].decode()
+    assert "base_model: org/base" in card and 'PeftModel.from_pretrained(model, "me/adapters")' in card
+    assert str(tmp_path).encode() not in b"".join(files[name] for name in files if not name.endswith(".safetensors"))

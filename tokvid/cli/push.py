@@ -1,7 +1,8 @@
-"""Put a codec, a language model or code shards on the Hugging Face Hub, with a card that says what was measured.
+"""Put a codec, a language model, adapters or code shards on the Hugging Face Hub, with a card of what was measured.
 
 tokvid push runs/sprites-tiny/codec/codec org/name
 tokvid push runs/sprites-tiny/lm/lm org/name --private --license mit
+tokvid push runs/smollm2-extend/adapters org/name --base org/the-model
 tokvid push shards org/name
 
 Shards go there as a data set, after all of them were read. The card of a model is rendered from the run that made it:
@@ -12,14 +13,15 @@ HF_TOKEN's.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tokvid.errors import ModelError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``FOLDER ORG/NAME [--run RUN | --not-evaluated] [--license X] [--revision X] [--private]``."""
+    """``FOLDER ORG/NAME [--run RUN | --not-evaluated] [--base X] [--license X] [--revision X] [--private]``."""
     parser.add_argument(
         "folder", metavar="FOLDER", help="of a codec, a language model or code shards, as tokvid writes them"
     )
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     told = parser.add_mutually_exclusive_group()
     told.add_argument("--run", metavar="RUN", help="the output folder of its training (default: the one around FOLDER)")
     told.add_argument("--not-evaluated", action="store_true", help="without numbers, which the card will say")
+    parser.add_argument("--base", metavar="ORG/NAME", help="what the Hub calls the model that adapters are of")
     parser.add_argument("--license", metavar="X", help="of the weights, as the Hub calls it (apache-2.0, say)")
     parser.add_argument("--revision", metavar="X", help="a branch, which is made where there is none (default main)")
     parser.add_argument("--private", action="store_true", default=None, help="where the repository is made")
@@ -40,13 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
     if is_code_shards(arguments.folder):
         if arguments.run or arguments.not_evaluated or arguments.license:
             raise ModelError("code shards have a card of their own: leave --run, --not-evaluated and --license out")
-        hub = {"revision": arguments.revision, "private": arguments.private}
-        print(push_shards(arguments.folder, arguments.name, **hub))
+        print(push_shards(arguments.folder, arguments.name, revision=arguments.revision, private=arguments.private))
         return 0
-    model = _load(Path(arguments.folder))
+    push = _pushing(Path(arguments.folder), arguments.base)
     of_run = None if arguments.not_evaluated else read_run(arguments.run or Path(arguments.folder).parent)
     print(
-        model.push_to_hub(
+        push(
             arguments.name,
             run=of_run,
             license=arguments.license,
@@ -57,14 +59,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(folder: Path) -> Any:
-    """What the folder holds: a push is also a check that it can be loaded."""
+def _pushing(folder: Path, base: str | None) -> Callable[..., str]:
+    """What pushes the model in ``folder``, which is loaded: a push is also a check that it can be."""
     if not folder.is_dir():
         raise ModelError(f"there is no folder {folder} to push")
+    if (folder / "adapter_config.json").is_file():
+        from tokvid_lm.adapter_push import push_adapters
+
+        return partial(push_adapters, folder, base=base)
+    if base is not None:
+        raise ModelError(f"{folder} holds no adapters: leave --base out")
     if (folder / "video_lm.json").is_file():
         from tokvid_lm import VideoLM
 
-        return VideoLM.from_pretrained(folder)
+        return VideoLM.from_pretrained(folder).push_to_hub
     from tokvid_tokenizers import VideoCodec
 
-    return VideoCodec.from_pretrained(folder)
+    return VideoCodec.from_pretrained(folder).push_to_hub
