@@ -276,3 +276,8 @@ def check_refused(done: subprocess.CompletedProcess[str], words: list[str]) -> N
     assert line.startswith("error: ") and not [text for text in before if text.startswith("error")]
     for word in words:
         assert word in line, line
+
+
+def test_showing_a_model_and_training_one_are_two_things(tmp_path: Path) -> None:
+    refused = tokvid("demo", "--pretrained", "--fast", cwd=tmp_path)
+    assert refused.returncode == 2 and refused.stderr.endswith("leave --data and --fast out\n")

@@ -3,6 +3,7 @@
 tokvid demo                 the sprite world, about ten minutes on two cores
 tokvid demo --fast          the same path in a minute; the quality is not judged
 tokvid demo --data FOLDER   your own videos and captions
+tokvid demo --pretrained    nothing is trained: what the model that comes with tokvid can do, in half a minute
 """
 
 from __future__ import annotations
@@ -43,23 +44,29 @@ FAST_LM = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``[--fast] [--data FOLDER] [--output FOLDER] [-f]``."""
+    """``[--pretrained | --fast] [--data FOLDER] [--output FOLDER] [-f]``."""
+    parser.add_argument("--pretrained", action="store_true", help="show the model that comes with tokvid")
     parser.add_argument("--fast", action="store_true", help="tiny runs: every stage, in about a minute")
     parser.add_argument("--data", metavar="FOLDER", help="videos with captions, instead of the sprite world")
-    parser.add_argument(
-        "--output", metavar="FOLDER", help="default: runs/demo, with --fast runs/demo-fast, with --data runs/demo-data"
-    )
+    parser.add_argument("--output", metavar="FOLDER", help="default: runs/demo, with --fast runs/demo-fast, and so on")
     parser.add_argument("-f", "--force", action="store_true", help="replace a finished demo there")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, measure, draw, and print where everything is."""
     began = time.perf_counter()  # before torch is imported, which takes seconds
-    from tokvid.cli.demo_run import run_demo
-
+    if arguments.pretrained and (arguments.data or arguments.fast):
+        raise DataError("--pretrained shows a model of the sprite world: leave --data and --fast out")
     default = "runs/demo" + "-data" * bool(arguments.data) + "-fast" * arguments.fast
+    default += "-pretrained" * arguments.pretrained
     output = Path(arguments.output or default)
     check_replaceable(output, force=arguments.force)
+    if arguments.pretrained:
+        from tokvid.cli.demo_pretrained import run_pretrained
+
+        return run_pretrained(output, began=began)
+    from tokvid.cli.demo_run import run_demo
+
     codec_recipe, lm_recipe = recipes(fast=arguments.fast, data=arguments.data, output=output)
     return run_demo(codec_recipe, lm_recipe, output=output, fast=arguments.fast, began=began)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from tokvid.atomic import atomic_folder, atomic_path
@@ -25,6 +27,7 @@ GENERATED = 24
 SHEET_CLIPS = 8
 MP4_CLIPS = 16
 SHEET_FRAMES = 9
+Pictures = npt.NDArray[np.uint8]
 
 
 def write_report(demo: Demo, seconds: dict[str, float]) -> list[Path]:
@@ -101,23 +104,38 @@ def _series(lines: list[dict[str, Any]], name: str) -> list[tuple[float, float]]
 
 
 def _sheet(demo: Demo) -> Path:
-    """One PNG: generated clips, a row each, under their captions."""
-    path = demo.output / "sheet.png"
-    clips = demo.generation.clips[:SHEET_CLIPS]
+    words = zip(demo.generation.prompts, demo.generation.notes, strict=True)
+    labels = [f"{prompt} ({note})" if note else prompt for prompt, note in words]
+    return write_sheet(demo.output / "sheet.png", demo.generation.clips, labels)
+
+
+def write_sheet(path: Path, clips: Pictures, labels: Sequence[str]) -> Path:
+    """One PNG: the first clips of uint8 ``[N,T,H,W,3]``, a row each, under their labels."""
+    clips = clips[:SHEET_CLIPS]
     shown = np.linspace(0, clips.shape[1] - 1, min(SHEET_FRAMES, clips.shape[1])).round().astype(int)
     scale = max(1, 96 // clips.shape[2])
     with atomic_path(path) as beside:
-        words = zip(demo.generation.prompts, demo.generation.notes, strict=True)
-        labels = [f"{prompt} ({note})" if note else prompt for prompt, note in words][:SHEET_CLIPS]
-        picture = contact_sheet([clip[shown] for clip in clips], labels, scale=scale)
+        picture = contact_sheet([clip[shown] for clip in clips], labels[:SHEET_CLIPS], scale=scale)
         Image.fromarray(picture).save(beside, "PNG")
     return path
 
 
 def _videos(demo: Demo) -> Path:
-    folder = demo.output / "generated"
+    return write_videos(
+        demo.output / "generated",
+        demo.generation.clips,
+        demo.generation.prompts,
+        fps=demo.held_out.fps,
+        made_by=demo.facts["provenance"],
+    )
+
+
+def write_videos(
+    folder: Path, clips: Pictures, captions: Sequence[str], *, fps: float, made_by: Mapping[str, Any]
+) -> Path:
+    """The first clips of uint8 ``[N,T,H,W,3]`` as mp4 files that say what they are."""
     with atomic_folder(folder) as beside:  # those of an earlier demo, which may be more, are gone
-        for number, clip in enumerate(demo.generation.clips[:MP4_CLIPS]):
-            metadata = {"tokvid": json.dumps({"caption": demo.generation.prompts[number], **demo.facts["provenance"]})}
-            write_video(beside / f"{number:02d}.mp4", Video(frames=clip, fps=demo.held_out.fps), metadata=metadata)
+        for number, clip in enumerate(clips[:MP4_CLIPS]):
+            metadata = {"tokvid": json.dumps({"caption": captions[number], **made_by})}
+            write_video(beside / f"{number:02d}.mp4", Video(frames=clip, fps=fps), metadata=metadata)
     return folder

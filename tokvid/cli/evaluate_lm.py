@@ -130,21 +130,14 @@ def _perplexities(lm: VideoLM, text: str, base: str | None) -> dict[str, float]:
 
 def _judge(clips: ClipArray, evaluation: LMEvaluation) -> dict[str, list[JudgedClip]]:
     """The oracle's verdicts by mode, whose counts it adds to the figures, and those on captions."""
-    from tokvid.cli.judging import JudgedClip
-    from tokvid.data.sprites.oracle import Oracle
-    from tokvid.data.sprites.verdicts import describe, judge_captions, judge_clips
-    from tokvid.data.sprites.world import SpriteWorldConfig
+    from tokvid.cli.judging import judge, oracle_of
+    from tokvid.data.sprites.verdicts import judge_captions
 
-    _, num_frames, height, width = clips.frames.shape[:4]
-    oracle = Oracle(SpriteWorldConfig(size=(height, width), num_frames=num_frames, fps=clips.fps))
+    oracle = oracle_of(clips)
     found: dict[str, list[JudgedClip]] = {}
     for mode, drawn in evaluation.drawn.items():
-        judged = judge_clips(oracle, clips.captions, drawn.frames)
-        evaluation.figures["drawn"][mode] |= judged.figures()
-        found[mode] = [
-            JudgedClip(right=verdict.all, seen=describe(sight))
-            for verdict, sight in zip(judged.verdicts, judged.sights, strict=True)
-        ]
+        counts, found[mode] = judge(oracle, clips.captions, drawn.frames)
+        evaluation.figures["drawn"][mode] |= counts
     if evaluation.captions:
         evaluation.figures["captions"] = judge_captions(clips.captions, evaluation.captions).figures()
     return found

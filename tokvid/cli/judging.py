@@ -18,6 +18,7 @@ from tokvid.data.clip_source import spread
 from tokvid.data.clips import DataConfig, SpriteDataConfig
 
 if TYPE_CHECKING:
+    from tokvid.data.clips import ClipArray
     from tokvid.data.sprites.oracle import Oracle
     from tokvid_lm.training import TrainedLM
     from tokvid_lm.training_config import LMRecipe
@@ -82,6 +83,27 @@ def judge_reconstructions(config: DataConfig, captions: Sequence[str], pictures:
     return {"sprite": judged.proportions["sprite"].figures()}
 
 
+def oracle_of(clips: ClipArray) -> Oracle:
+    """The oracle for clips of the sprite world of this shape."""
+    from tokvid.data.sprites.oracle import Oracle
+    from tokvid.data.sprites.world import SpriteWorldConfig
+
+    _, num_frames, height, width = clips.frames.shape[:4]
+    return Oracle(SpriteWorldConfig(size=(height, width), num_frames=num_frames, fps=clips.fps))
+
+
+def judge(oracle: Oracle, captions: Sequence[str], pictures: Pictures) -> tuple[dict[str, Any], list[JudgedClip]]:
+    """What the oracle sees in clips uint8 ``[N,T,H,W,3]``: counts of what is right, and of each clip."""
+    from tokvid.data.sprites.verdicts import describe, judge_clips
+
+    verdicts = judge_clips(oracle, captions, pictures)
+    judged = [
+        JudgedClip(right=verdict.all, seen=describe(sight))
+        for verdict, sight in zip(verdicts.verdicts, verdicts.sights, strict=True)
+    ]
+    return verdicts.figures(), judged
+
+
 def prompts_to_show(train: Sequence[str], held_out: Sequence[str], count: int) -> list[Prompt]:
     """``count`` captions to look at, of clips that nobody counts: new ones and those of training clips by turns.
 
@@ -118,15 +140,9 @@ def generate(trained: TrainedLM, recipe: LMRecipe, *, show: Sequence[Prompt] | N
             progress=progress,
         )
     figures: dict[str, Any] = {"clips": len(prompts), "clips_per_second": len(prompts) / drawn.seconds}
-    oracle = make_oracle(recipe.data)
     judged: list[JudgedClip] | None = None
+    oracle = make_oracle(recipe.data)
     if oracle is not None:
-        from tokvid.data.sprites.verdicts import describe, judge_clips
-
-        verdicts = judge_clips(oracle, prompts, drawn.frames)
-        figures |= verdicts.figures()
-        judged = [
-            JudgedClip(right=verdict.all, seen=describe(sight))
-            for verdict, sight in zip(verdicts.verdicts, verdicts.sights, strict=True)
-        ]
+        counts, judged = judge(oracle, prompts, drawn.frames)
+        figures |= counts
     return Generation(prompts=prompts, clips=drawn.frames, judged=judged, figures=figures, notes=notes)
