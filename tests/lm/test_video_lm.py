@@ -130,6 +130,17 @@ assert model.generation_config.guidance_scale in (None, 1.0), "text would be gui
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_large_model_in_several_files_loads_and_is_replaced(video_lm: VideoLM, tmp_path: Path) -> None:
+    video_lm.save_pretrained(tmp_path / "lm")
+    (tmp_path / "lm" / "model.safetensors").unlink()
+    video_lm.model.save_pretrained(tmp_path / "lm", max_shard_size="20KB")  # what transformers does beyond 50 GB
+    assert len(list((tmp_path / "lm").glob("model-*.safetensors"))) > 1
+    ours, theirs = VideoLM.from_pretrained(tmp_path / "lm").model.state_dict(), video_lm.model.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    video_lm.save_pretrained(tmp_path / "lm")
+    assert [path.name for path in (tmp_path / "lm").glob("*.safetensors*")] == ["model.safetensors"]
+
+
 def test_files_beside_a_model_are_not_deleted(video_lm: VideoLM, tmp_path: Path) -> None:
     video_lm.save_pretrained(tmp_path / "lm")
     video_lm.save_pretrained(tmp_path / "lm")  # an earlier model alone is replaced
