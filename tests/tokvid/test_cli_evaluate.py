@@ -49,6 +49,15 @@ def test_a_folder_is_measured_whole_and_what_fails_is_named(
     assert "report.html" in streams.out
     facts = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert facts["figures"]["clips"] == 6 and facts["skipped"] == ["broken.mp4"]
+    clips, videos = (
+        [json.loads(line) for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("clips", "videos")
+    )
+    assert [(row["name"], row["clips"]) for row in videos] == [(f"{number}.mp4", 2) for number in range(3)]
+    for row in videos:
+        its = [clip["psnr"] for clip in clips if clip["name"].startswith(row["name"])]
+        assert row["psnr"] == pytest.approx(np.mean(its))
+    assert "Every video" in (tmp_path / "out" / "report.html").read_text()
     assert "ssim" not in facts["figures"] and str(tmp_path) not in json.dumps(facts)
 
 

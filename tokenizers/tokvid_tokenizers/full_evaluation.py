@@ -4,6 +4,7 @@ the same numbers again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from tokvid_tokenizers.evaluation import Reconstructions, evaluate_reconstructio
 
 Pictures = npt.NDArray[np.uint8]
 _BATCH = 8
+_CLIP_NUMBER = re.compile(r"#\d+$")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,6 +98,21 @@ def table(names: Sequence[str], evaluation: FullEvaluation) -> list[dict[str, An
     return [
         {"name": name, **{metric: values[number] for metric, values in evaluation.each.items()}}
         for number, name in enumerate(names)
+    ]
+
+
+def by_video(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of :func:`table` with one a video in place of one a clip (``film.mp4#0003``): its clips, their means."""
+    videos: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        videos.setdefault(_CLIP_NUMBER.sub("", row["name"]), []).append(row)
+    return [
+        {
+            "name": name,
+            "clips": len(clips),
+            **{metric: float(np.mean([clip[metric] for clip in clips])) for metric in clips[0] if metric != "name"},
+        }
+        for name, clips in videos.items()
     ]
 
 

@@ -6,8 +6,8 @@ tokvid evaluate runs/demo/lm/lm sprites -o runs/evaluation-lm
 
 DATA is a folder of videos, or 'sprites' for held-out clips of the built-in world. A language model is measured on clips
 of the size that it was trained on, and of a folder on the videos that a training on it holds out. The folder written
-has evaluation.json, clips.jsonl with a line a clip, and report.html. The same command gives the same numbers, but for
-the seconds.
+has evaluation.json, clips.jsonl with a line a clip, of a codec videos.jsonl with a line a video (means of its clips),
+and report.html. The same command gives the same numbers, but for the seconds.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _run_codec(arguments: argparse.Namespace, output: Path) -> int:
     from tokvid.provenance import provenance
     from tokvid.runtime import prepare
     from tokvid_tokenizers import load_codec
-    from tokvid_tokenizers.full_evaluation import evaluate_codec, table
+    from tokvid_tokenizers.full_evaluation import by_video, evaluate_codec, table
 
     prepare(0)
     codec = load_codec(arguments.model)
@@ -120,7 +120,9 @@ def _run_codec(arguments: argparse.Namespace, output: Path) -> int:
         **provenance(0),
     }
     write_text(output / "evaluation.json", json.dumps(facts, indent=2) + "\n")
-    write_text(output / "clips.jsonl", "".join(json.dumps(row) + "\n" for row in table(clips.names, evaluation)))
+    rows = table(clips.names, evaluation)
+    for name, lines in (("clips", rows), ("videos", by_video(rows))):
+        write_text(output / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in lines))
     _page(clips, evaluation, facts).save(output / "report.html")
     if arguments.json:
         print(json.dumps(facts["figures"], indent=2))
@@ -160,7 +162,7 @@ def _page(clips: ClipArray, evaluation: FullEvaluation, facts: dict[str, Any]) -
     from tokvid.report.page import Card, Figure, Report
     from tokvid.report.pictures import animated, side_by_side
     from tokvid.report.plots import line_plot
-    from tokvid_tokenizers.full_evaluation import table, worst
+    from tokvid_tokenizers.full_evaluation import by_video, table, worst
 
     report = Report("Codec evaluation", f"{facts['codec']} on {facts['data']}: {facts['clips']}")
     report.figures([Figure(name=name, value=f"{value:.4g}") for name, value in evaluation.figures.items()])
@@ -181,5 +183,8 @@ def _page(clips: ClipArray, evaluation: FullEvaluation, facts: dict[str, Any]) -
     report.section("Worst clips", "Lowest PSNR first; the original on the left, its reconstruction on the right.")
     report.cards(cards)
     rows = table(clips.names, evaluation)
+    videos = by_video(rows)
+    if len(videos) < len(rows):
+        report.section("Every video").table(list(videos[0]), [list(row.values()) for row in videos])
     report.section("Every clip").table(list(rows[0]), [list(row.values()) for row in rows])
     return report.facts({k: v for k, v in facts.items() if k != "figures"}, "Versions and settings")
