@@ -10,7 +10,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ __all__ = [
     "SavedState",
     "atomic_folder",
     "atomic_path",
+    "check_same_run",
     "digest_of_folder",
     "keep_last",
     "load_state",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+_LONGEST = 60  # of a setting that is told, in characters
 TENSORS = "tensors.safetensors"
 STATE_TENSORS = "state.safetensors"
 STATE = "state.json"
@@ -205,6 +207,37 @@ def digest_of_folder(folder: str | Path) -> str:
         if Path(name).name != SEAL:
             digest.update(f"{name}\0{_sha256(path)}\n".encode())
     return digest.hexdigest()
+
+
+def check_same_run(checkpoint: Path, saved: object, wanted: Mapping[str, Any], *, others: Mapping[str, str]) -> None:
+    """Raise :class:`CheckpointError` where a checkpoint was ``saved`` with other facts than ``wanted``, and say which.
+
+    ``others`` has words for what a digest alone tells apart ("clips": "its clips").
+    """
+    mend = "give this run another output folder, or remove that one"
+    if not isinstance(saved, Mapping):
+        raise CheckpointError(f"{checkpoint} is of another kind of training: {mend}")
+    found = sorted(_differences(saved, wanted, ""), key=lambda difference: difference[0] in others)
+    if not found:
+        return
+    (name, was, now), *more = found
+    what = f"{others[name]} differ" if name in others else f"{name} was {_short(was)}, here it is {_short(now)}"
+    count = f" (and {len(more)} more)" if more and name not in others else ""
+    raise CheckpointError(f"{checkpoint} is of another run: {what}{count}; {mend}")
+
+
+def _differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any, Any]]:
+    for name, now in wanted.items():
+        was = saved.get(name)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            yield from _differences(was, now, f"{before}{name}.")
+        elif was != now:
+            yield before + name, was, now
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def random_state() -> dict[str, Any]:

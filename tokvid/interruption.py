@@ -18,8 +18,10 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     """Give a function that says whether Ctrl-C or SIGTERM came since the block was entered, to be asked where it is
     safe to stop.
 
-    A second one does at once what the first would have done outside: Ctrl-C raises :class:`KeyboardInterrupt`. Outside
-    the main thread, and where the process ignores a signal, nothing is changed and the answer stays no.
+    A second Ctrl-C does at once what the first would have done outside: it raises :class:`KeyboardInterrupt`. A second
+    SIGTERM waits as the first did: schedulers send it to every process, and launchers pass it on to those that already
+    have it; who cannot wait has SIGKILL. Outside the main thread, and where the process ignores a signal, nothing is
+    changed and the answer stays no.
     """
     came = False
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -30,7 +32,8 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal came
         came = True
-        signal.signal(number, previous[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(number, previous[signal.SIGINT])
 
     # None: a handler that was not set from Python, which could not be put back.
     noted = [number for number, handler in previous.items() if handler not in (None, signal.SIG_IGN)]

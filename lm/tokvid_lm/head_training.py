@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from tokvid.atomic import write_text
-from tokvid.checkpoint import check_unused, keep_last, load_state, newest_valid, save_state, step_folder
+from tokvid.checkpoint import check_same_run, check_unused, keep_last, load_state, newest_valid, save_state, step_folder
 from tokvid.config import to_mapping
 from tokvid.config_checks import at_least, is_share, less_than, positive
 from tokvid.data.clips import ClipArray, DataConfig, SpriteDataConfig
-from tokvid.errors import CheckpointError, ConfigError, DataError, ModelError
+from tokvid.errors import ConfigError, DataError, ModelError
 from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
 from tokvid.optimizer import (
@@ -249,11 +249,8 @@ class _HeadTrainer:
         if newest.path is None:
             return
         saved = load_state(newest.path)
-        if saved.state["recipe"] != self._facts():
-            raise CheckpointError(
-                f"{newest.path} was trained by another recipe, on other clips or for another model: give this run"
-                " another output folder, or remove that one"
-            )
+        others = {"clips": "the clips", "model": "the models", "codec": "the codecs"}
+        check_same_run(newest.path, saved.state.get("recipe"), self._facts(), others=others)
         self._build(*saved.state["statistics"])
         self.head.load_state_dict(saved.tensors)
         load_optimizer(self.optimizer, saved.state["optimizer"])

@@ -70,6 +70,7 @@ def plan_lm(recipe: LMRecipe, codec: VideoCodec, cluster: Cluster, *, caption_id
     return {
         "clip": {"codes": clips.grid_of(0).cells * codec.num_codebooks, "ids": whole.video},
         "document": {"ids": round(whole.mean, 1), "longest": whole.longest, "caption_ids_assumed": caption_ids},
+        "optimizer": training.optimizer.kind,
         "model": {"ids": vocabulary.total_size, "parameters": alone.parameters, "trained": alone.trained},
         "step": {"ids": ids, "flops": flops / training.steps},
         "memory": [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokvid.across_processes import found_by_the_first
-from tokvid.checkpoint import newest_valid
+from tokvid.checkpoint import check_same_run, newest_valid
 from tokvid.config import to_mapping
 from tokvid.errors import CheckpointError
 from tokvid.processes import is_main_process, world_size
@@ -51,11 +51,8 @@ def checkpoint_to_resume(output: Path, facts: dict[str, Any]) -> Path | None:
             f"{newest.path} was trained with {saved.get('passes')} passes a step in {processes} processes, this run has"
             f" {facts['passes']} in {world_size()}: set training.gradient_accumulation so that they agree"
         )
-    if wrong:
-        raise CheckpointError(
-            f"{newest.path} was trained with another {wrong[0]}: give this run another output folder,"
-            " or remove that one"
-        )
+    others = {"codec_id": "the codecs", "documents": "the clips or their captions"}
+    check_same_run(newest.path, saved, facts, others=others)
     if facts["training"]["deepspeed"] and processes != world_size() and not is_universal(newest.path):
         raise CheckpointError(
             f"{newest.path} was written by {processes} processes, this run has {world_size()}: run 'tokvid reshape"

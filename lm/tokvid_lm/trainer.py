@@ -31,7 +31,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from tokvid.across_processes import any_process
+from tokvid.across_processes import any_process, sum_over_processes
 from tokvid.checkpoint import (
     atomic_folder,
     keep_last,
@@ -166,15 +166,25 @@ class LMTrainer(Trainer):
         return any_process(self.interrupted(), self.args.device)
 
     def take_parts(self) -> LossParts:
-        """What the losses of all passes since the last call were made of."""
-        parts = LossParts(self._parts["nats"].tolist(), self._parts["count"].tolist())
+        """What the losses of all passes since the last call were made of, in all processes."""
+        nats, count = (sum_over_processes(self._parts[name]).tolist() for name in ("nats", "count"))
+        parts = LossParts(nats, count)
         self._parts = {}
         return parts
 
     def take_loss(self) -> float:
-        """The loss of the step that ended: that of all its passes, of this process's part."""
-        loss, self._loss = self._loss, torch.zeros(())
+        """The loss of the step that ended: the sum of all its passes', each divided by the labels of all of them."""
+        loss, self._loss = sum_over_processes(self._loss), torch.zeros(())
         return float(loss)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Of tied weights a checkpoint holds one; what is missing or unknown besides is an error, not a warning."""
+        there = self.model.state_dict()  # type: ignore[union-attr]
+        loaded = {tensor.data_ptr() for name, tensor in there.items() if name not in load_result.missing_keys}
+        missing = [name for name in load_result.missing_keys if there[name].data_ptr() not in loaded]
+        for names, word in ((missing, "lacks"), (load_result.unexpected_keys, "holds unknown")):
+            if names:
+                raise CheckpointError(f"the checkpoint {word} {names[0]}: it is of another model or damaged")
 
     def show_samples(self) -> None:
         """Put a picture of what the model draws so far on the boards; on the main process, if it is to draw."""
@@ -277,7 +287,7 @@ class _Duties(TrainerCallback):
     ) -> TrainerControl:
         """Log the step; ask for a checkpoint when it is time or the user wants to stop."""
         trainer, config, step = self.trainer, self.trainer.run_config, state.global_step
-        parts = trainer.take_parts()
+        parts, loss = trainer.take_parts(), trainer.take_loss()
         interrupted = trainer.is_stopping()
         held_out: dict[str, float] = {}
         if step % config.validate_every == 0 and step < config.steps and not interrupted:
@@ -286,9 +296,9 @@ class _Duties(TrainerCallback):
         if trainer.run_log is not None:
             trainer.run_log.step(
                 step,
-                {"loss": trainer.take_loss()},
+                {"loss": loss},
                 parts.summary() | held_out,
-                amount=parts.codes * args.world_size,
+                amount=parts.codes,
                 details=parts.by_frame(),
             )
         # The last one too: a finished run that is resumed has nothing left to train, and gives the same model.

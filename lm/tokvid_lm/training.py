@@ -132,7 +132,7 @@ def _train_on_codes(
     positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
     documents.check_context(positions)
     held_out_documents.check_context(positions)
-    with joined_processes(), only_run(output, wanted=is_main_process()):
+    with joined_processes(alone=recipe.training.deepspeed is not None), only_run(output, wanted=is_main_process()):
         if not resume:
             check_unused(output)  # that run may have ended while clips were encoded here
         return _run(recipe, lm, documents, clips, held_out, resume=resume)

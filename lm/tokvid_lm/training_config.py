@@ -150,7 +150,10 @@ class LMTrainingConfig:
             if entry.draws_video and weights.setdefault(entry.mode, entry.weight) != entry.weight:
                 raise ConfigError(f"all shares of the objective {entry.mode} count alike: give them one weight")
         if self.deepspeed is not None and self.optimizer.kind == "muon":
-            raise ConfigError("DeepSpeed cuts parameters into pieces and Muon needs whole matrices: use adamw with it")
+            raise ConfigError(
+                "DeepSpeed cuts parameters into pieces and Muon needs whole matrices:"
+                " use optimizer: {kind: adamw} with it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,4 +33,9 @@ def test_two_processes_learn_what_two_passes_a_step_teach(codec: VideoCodec, tmp
     together = VideoLM.from_pretrained(tmp_path / "two" / "lm").model.state_dict()
     for name, tensor in alone.lm.model.state_dict().items():
         torch.testing.assert_close(together[name], tensor, rtol=1e-3, atol=1e-4)
+    # What the log says is of both, too.
+    for ours, theirs in zip(*(read_log(tmp_path / name / "log.jsonl") for name in ("two", "one")), strict=True):
+        names = [name for name in theirs if "bits" in name or name == "loss"]
+        assert len(names) > 3
+        assert {name: ours[name] for name in names} == pytest.approx({name: theirs[name] for name in names}, rel=1e-3)
     assert printed["validation_nats"] == pytest.approx(alone.losses.validation, rel=1e-4)

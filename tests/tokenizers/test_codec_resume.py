@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.tokenizers.tiny_run import STEPS, assert_same_run, at_step, killed_at, lines, recipe
-from tokvid.checkpoint import load_state, newest_valid, step_folder
+from tokvid.checkpoint import load_state, newest_valid, save_state, step_folder
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray
 from tokvid.errors import CheckpointError
@@ -94,19 +94,28 @@ def test_resuming_without_a_checkpoint_starts_from_the_beginning(
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "words"),
     [
-        lambda r: dataclasses.replace(r, seed=4),
-        lambda r: dataclasses.replace(r, codec=dataclasses.replace(r.codec, decoder_blocks=(2,))),
-        lambda r: dataclasses.replace(r, data=dataclasses.replace(r.data, two_sprite_share=0.0)),
-        lambda r: dataclasses.replace(r, training=dataclasses.replace(r.training, steps=STEPS + 1)),
+        (lambda r: dataclasses.replace(r, seed=4), "seed was 3, here it is 4; "),
+        (
+            lambda r: dataclasses.replace(r, codec=dataclasses.replace(r.codec, decoder_blocks=(2,))),
+            r"codec.decoder_blocks was \[1\], here it is \[2\]; ",
+        ),
+        (
+            lambda r: dataclasses.replace(r, seed=4, data=dataclasses.replace(r.data, two_sprite_share=0.0)),
+            r"seed was 3, here it is 4 \(and 1 more\); ",
+        ),
+        (
+            lambda r: dataclasses.replace(r, training=dataclasses.replace(r.training, steps=STEPS + 1)),
+            "training.steps was 12, here it is 13; ",
+        ),
     ],
 )
 def test_resuming_with_another_recipe_is_refused(
-    straight: Path, clips: tuple[ClipArray, ClipArray], change: Callable[[CodecRecipe], CodecRecipe]
+    straight: Path, clips: tuple[ClipArray, ClipArray], change: Callable[[CodecRecipe], CodecRecipe], words: str
 ) -> None:
     before = (straight / RECIPE_FILE).read_text(encoding="utf-8")
-    with pytest.raises(CheckpointError, match="another recipe; give this run another output folder"):
+    with pytest.raises(CheckpointError, match=f"of another run: {words}give this run another output folder"):
         train_codec(change(recipe(straight)), *clips, resume=True)
     assert (straight / RECIPE_FILE).read_text(encoding="utf-8") == before
 
@@ -126,7 +135,7 @@ def test_resuming_with_other_clips_is_refused(
     """A folder's videos can change under one recipe."""
     frames = change(clips[0].frames)
     other = dataclasses.replace(clips[0], frames=frames, captions=clips[0].captions[: len(frames)])
-    with pytest.raises(CheckpointError, match="trained on other clips; give this run another output folder"):
+    with pytest.raises(CheckpointError, match="of another run: the clips differ; give this run another output folder"):
         train_codec(recipe(straight), other, clips[1], resume=True)
 
 
@@ -271,3 +280,11 @@ def test_real_processes_killed_and_interrupted(
     weights = Path(CODEC_FOLDER, "model.safetensors")
     assert (tmp_path / "stopped" / weights).read_bytes() == (straight / weights).read_bytes()
     assert lines(tmp_path / "stopped")[-1] == lines(straight)[-1]
+
+
+def test_a_checkpoint_of_another_kind_of_training_is_refused(
+    tmp_path: Path, clips: tuple[ClipArray, ClipArray]
+) -> None:
+    save_state(step_folder(tmp_path, 4), {}, {"step": 4, "optimizer": {}})
+    with pytest.raises(CheckpointError, match="is of another kind of training: give this run another output folder"):
+        train_codec(recipe(tmp_path), *clips, resume=True)

@@ -29,11 +29,11 @@ from tokvid.across_processes import (
     sum_over_processes,
 )
 from tokvid.atomic import write_text
-from tokvid.checkpoint import check_unused, keep_last, load_state, newest_valid, save_state, step_folder
+from tokvid.checkpoint import check_same_run, check_unused, keep_last, load_state, newest_valid, save_state, step_folder
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray, ClipSource
 from tokvid.deepspeed_config import read_deepspeed
-from tokvid.errors import CheckpointError, ConfigError, DataError
+from tokvid.errors import ConfigError, DataError
 from tokvid.frames import to_model
 from tokvid.interruption import deferred_interrupt
 from tokvid.optimizer import build_optimizer, warmup_then_linear
@@ -303,13 +303,7 @@ class CodecTrainer:
         if newest.path is None:
             return
         saved = load_state(newest.path)
-        facts = self.facts()
-        wrong = [name for name in facts if saved.state["recipe"].get(name) != facts[name]]
-        if wrong:
-            difference = "on other clips" if wrong == ["clips"] else "by another recipe"
-            raise CheckpointError(
-                f"{newest.path} was trained {difference}; give this run another output folder, or remove that one"
-            )
+        check_same_run(newest.path, saved.state.get("recipe"), self.facts(), others={"clips": "the clips"})
         self.codec.load_state_dict(saved.tensors)
         self.engine.load(saved.state["optimizer"])
         self.engine.weights_changed()

@@ -1,7 +1,7 @@
 """Make a codec of tokvid of the file that another project has trained, once; everything else reads what it wrote.
 
 tokvid convert vidtok:vidtok_fsq_causal_488_32768_v1_1.ckpt runs/vidtok
-tokvid reconstruct clip.mp4 -o there-and-back.mp4 --codec runs/vidtok
+tokvid reconstruct clip.mp4 clip-again.mp4 --codec runs/vidtok
 
 The file is read by a reader that makes tensors and plain values alone: nothing in it is run.
 """

@@ -1,7 +1,7 @@
 """What a recipe takes before anything is bought: codes or ids, arithmetic, memory a GPU, hours, cost.
 
 tokvid plan codec/k600-128 --gpus 8
-tokvid plan lm/sprites-gpu
+tokvid plan lm/sprites-gpu --codec=tokvid-sprites-codec
 tokvid plan my-7b.yaml --gpus 64 --gpu h100 --price 2.5
 tokvid plan my-7b.yaml --gpus 64 --training.checkpoint_layers=true --json
 
@@ -48,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.caption_ids < 0:
         raise ConfigError(f"--caption-ids must be at least 0, got {arguments.caption_ids}")
+    if arguments.gpus < 1:
+        raise ConfigError(f"--gpus must be at least 1, got {arguments.gpus}")
     cluster = Cluster(gpu=arguments.gpu, count=arguments.gpus, utilisation=arguments.utilisation, price=arguments.price)
     plan, lines = _PLANS[data["task"]](data, cluster, arguments.caption_ids)
     if arguments.json:
@@ -80,6 +82,7 @@ def _plan_lm(data: Mapping[str, Any], cluster: Cluster, caption_ids: int) -> tup
     return plan, table(plan)
 
 
+_MUON = "ZeRO 1 to 3 are of AdamW, which they want: --training.optimizer='{kind: adamw}'"
 _PLANS = {"codec": _plan_codec, "lm": _plan_lm}
 
 
@@ -112,6 +115,7 @@ def table(plan: Mapping[str, Any]) -> list[str]:
         f"run       {run['steps']:,} steps, {_count(run['documents'])} documents, {_time(run)}",
         "",
         *_memory_lines(plan["memory"], "bfloat16"),
+        *([_MUON] if plan["optimizer"] == "muon" else []),
     ]
 
 
@@ -128,7 +132,7 @@ def _memory_lines(rows: Sequence[Mapping[str, Any]], of_zero: str) -> list[str]:
 
 
 def _time(run: Mapping[str, Any]) -> str:
-    return _duration(run["hours"]) + ("" if run["cost"] is None else f", cost {run['cost']:,.2f}")
+    return f"{_duration(run['hours'])} of arithmetic" + ("" if run["cost"] is None else f", cost {run['cost']:,.2f}")
 
 
 def _count(number: int) -> str:

@@ -70,6 +70,8 @@ def convert_vidtok(file: str | Path, *, version: Version | None = None) -> tuple
     it is missing and for files that hold more, :class:`CheckpointError` for torn ones and for other models.
     """
     path = Path(file)
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}")
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_restricted(path)
     codec = {name: tensor for name, tensor in tensors.items() if not name.startswith(_NOT_THE_CODEC)}
     return _codec(codec, path, version or _told_version(path, codec)), len(tensors) - len(codec)
