@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def launch(recipe: LMRecipe, *arguments: str, processes: int = 2) -> dict[str, A
 
 
 def bits(output: Path) -> list[float]:
-    """On held-out clips after each step but the last: of all the weights, where the loss is of a process's part."""
+    """On held-out clips after each step but the last."""
     found = [line["held-out bits (next_token)"] for line in read_log(output / "log.jsonl")[:-1]]
     assert len(found) == STEPS - 1
     return found
@@ -62,11 +63,20 @@ def test_two_processes_learn_what_one_does(stage: int, precision: str, codec: Vi
     train(run(tmp_path / "one", precision=precision, gradient_accumulation=2), codec)
     # DeepSpeed's bfloat16 is that of weights too, torch's that of the arithmetic alone: near, and no more.
     assert bits(tmp_path / "two") == pytest.approx(bits(tmp_path / "one"), rel=2e-2 if precision == "bf16" else 1e-4)
+    losses = [[line["loss"] for line in read_log(tmp_path / name / "log.jsonl")] for name in ("two", "one")]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2 if precision == "bf16" else 1e-4)
     together, alone = (VideoLM.from_pretrained(tmp_path / name / "lm").model for name in ("two", "one"))
     expected = alone.state_dict()
     assert set(together.state_dict()) == set(expected)
     for name, tensor in together.state_dict().items() if precision == "fp32" else ():
         assert (tensor - expected[name]).norm() <= 1e-3 * expected[name].norm(), name
+
+
+def test_without_a_launcher_it_is_a_process_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "lm.yaml"
+    path.write_text(yaml.safe_dump(to_mapping(run(tmp_path / "run", deepspeed="zero2"))), encoding="utf-8")
+    succeed(run_command(sys.executable, "-m", "tokvid", "train", path, cwd=tmp_path))
+    assert (tmp_path / "run" / "lm" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("settings", ["zero2-offload", "zero3-offload"])
