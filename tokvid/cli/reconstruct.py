@@ -42,10 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
             codes = Path(folder) / f"codes{SUFFIX}"
             with counted(f"encode {pair.source.name}", "frames") as progress:
                 facts = encode_file(codec, pair.source, codes, fps=arguments.fps, size=size, **tiles, progress=progress)
-            size_of_codes = codes.stat().st_size
+            size_of_file = codes.stat().st_size
             with counted(f"decode {pair.source.name}", "frames") as progress:
                 metadata = {"tokvid": json.dumps(made_by)}
                 decode_file(codec, codes, pair.target, **tiles, metadata=metadata, progress=progress)
-        return f"{encode.clip_of(facts)}, through {size_of_codes:,} bytes of codes"
+        return f"{encode.clip_of(facts)}, through a .tokvid file of {size_of_file:,} bytes"
 
     return found.each(reconstruct)
