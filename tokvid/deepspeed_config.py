@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,9 @@ def import_deepspeed() -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     for handler in logging.getLogger("DeepSpeed").handlers:
         if type(handler) is logging.StreamHandler:  # not those of who else listens
-            handler.setStream(sys.stderr)
+            with suppress(ValueError):  # whoever imported it before may have closed what stdout was then
+                handler.flush()
+            handler.stream = sys.stderr
     return deepspeed
 
 
