@@ -165,6 +165,12 @@ def noise_like(tensor: Tensor) -> Tensor:
     return whole[rank * len(tensor) : (rank + 1) * len(tensor)]
 
 
+def uniform_draws(count: int, device: torch.device) -> Tensor:
+    """``count`` numbers in [0, 1): this process's part of what one would draw for all."""
+    rank, processes = rank_and_count()
+    return torch.rand(processes * count, device=device)[rank * count : (rank + 1) * count]
+
+
 def objects_of_all_processes(mine: Any) -> list[Any]:
     """What each process has, by its rank; on the first alone, elsewhere nothing."""
     if not _many():

@@ -21,4 +21,5 @@ def leave_group() -> None:
 
 def is_main_process() -> bool:
     """Whether this process writes what the whole run writes once: the first of many, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    # RANK alone says nothing: job systems leave it behind.
+    return world_size() == 1 or os.environ.get("RANK", "0") == "0"

@@ -39,7 +39,7 @@ def check_finite(step: int, losses: Mapping[str, Number]) -> None:
         if not math.isfinite(number):
             raise TrainingError(
                 f"step {step}: the loss part '{name}' is {number}; the last checkpoint is untouched:"
-                " lower the learning rate, or clip gradients, and resume from it"
+                " start a new run with a lower learning rate, or clip gradients"
             )
 
 

@@ -20,5 +20,5 @@ def check_weights(step: int, weights: Mapping[str, Tensor]) -> None:
         if not bool(weight.isfinite().all()):
             raise TrainingError(
                 f"step {step}: the weight '{name}' is no longer finite, although the loss was; the last checkpoint is"
-                " untouched: lower the learning rate, and resume from it"
+                " untouched: start a new run with a lower learning rate"
             )

@@ -10,6 +10,7 @@ from typing import Any
 from tokvid.across_processes import found_by_the_first
 from tokvid.checkpoint import check_same_run, newest_valid
 from tokvid.config import to_mapping
+from tokvid.deepspeed_config import read_deepspeed
 from tokvid.errors import CheckpointError
 from tokvid.processes import is_main_process, world_size
 from tokvid.saved_json import read_mapping
@@ -26,6 +27,8 @@ def run_facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict
     quiet = {"log_every", "validate_every", "checkpoint_every", "keep_checkpoints"}
     quiet |= {"samples", "loading_workers", "checkpoint_layers"}
     facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
+    # What the file says, not what it is called.
+    facts["training"]["deepspeed"] = read_deepspeed(recipe.training.deepspeed)
     facts["passes"] = facts["training"].pop("gradient_accumulation") * world_size()
     kept = {name: value for name, value in facts.items() if name not in ("output", "codec", "evaluation")}
     digests = {"codec_id": codec.codec_id, "documents": documents.digest()}

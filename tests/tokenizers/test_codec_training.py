@@ -159,7 +159,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(
 
 def test_an_absurd_learning_rate_stops_the_run(tmp_path: Path, clips: tuple[ClipArray, ClipArray]) -> None:
     absurd = MuonConfig(learning_rate=1e30, adam_learning_rate=1e30)
-    with pytest.raises(TrainingError, match=r"^step 2: .*lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"^step 2: .*a lower learning rate"):
         train_codec(recipe(tmp_path, optimizer=absurd, warmup_steps=0), *clips)
     assert newest_valid(tmp_path).path is None
 

@@ -136,6 +136,15 @@ def test_two_processes_learn_what_one_does(
     assert_nearly_same(tmp_path / "two", tmp_path / "one", tolerance=tolerance)
 
 
+@needs_processes
+@pytest.mark.slow
+def test_two_processes_leave_the_same_clips_unrounded(tmp_path: Path, clips: tuple[ClipArray, ClipArray]) -> None:
+    settings: dict[str, Any] = {"optimizer": ADAMW, "unrounded_share": 0.5}
+    launch(short(tmp_path / "two", None, **settings))
+    train_codec(short(tmp_path / "one", None, **settings), *clips)
+    assert_nearly_same(tmp_path / "two", tmp_path / "one", tolerance=1e-4)
+
+
 def back_to(output: Path, step: int) -> None:
     """As if the run had been killed after it wrote the checkpoint of ``step``."""
     for folder in (*output.glob("step-*"), output / CODEC_FOLDER):

@@ -12,6 +12,7 @@ import torch
 from tests.integration.processes import run, succeed, torchrun
 from tokvid.across_processes import any_process, found_by_the_first, joined_processes, rank_and_count
 from tokvid.errors import TrainingError
+from tokvid.processes import is_main_process
 
 PROGRAM = """
 import json, sys, torch
@@ -78,3 +79,11 @@ def test_only_errors_of_the_group_become_its_line() -> None:
     with gone, joined_processes(alone=True):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer")
     assert not torch.distributed.is_initialized() and "LOCAL_RANK" not in os.environ
+
+
+def test_a_rank_that_a_job_system_left_behind_makes_nobody_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("RANK", "1")
+    assert is_main_process()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not is_main_process()

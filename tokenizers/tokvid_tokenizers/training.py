@@ -27,6 +27,7 @@ from tokvid.across_processes import (
     means_over_processes,
     rank_and_count,
     sum_over_processes,
+    uniform_draws,
 )
 from tokvid.atomic import write_text
 from tokvid.checkpoint import check_same_run, check_unused, keep_last, load_state, newest_valid, save_state, step_folder
@@ -214,7 +215,7 @@ class CodecTrainer:
     def unrounded(self, clips: int) -> Tensor | None:
         """Of which clips of this batch the decoder sees latents that are not rounded, bool ``[B]``; None: of none."""
         share = self.config.unrounded_share
-        return torch.rand(clips, device=self.device) < share if share else None
+        return uniform_draws(clips, self.device) < share if share else None
 
     def adversarial_loss(self, reconstruction: Tensor, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the adversary adds to the codec's ``losses``, if there is one and it is listened to."""
