@@ -7,6 +7,7 @@ import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +17,14 @@ import yaml
 from tests.integration.processes import run as run_command
 from tests.integration.processes import succeed, torchrun
 from tests.lm.tiny_run import recipe, train
+from tokvid.checkpoint import check_same_run
 from tokvid.cli.main import main
 from tokvid.config import to_mapping
 from tokvid.errors import CheckpointError
+from tokvid.shipped import recipes_folder
 from tokvid.training_log import read_log
 from tokvid_lm import VideoLM
+from tokvid_lm.resuming import run_facts
 from tokvid_lm.training_config import LMRecipe
 from tokvid_tokenizers import VideoCodec
 
@@ -70,6 +74,20 @@ def test_two_processes_learn_what_one_does(stage: int, precision: str, codec: Vi
     assert set(together.state_dict()) == set(expected)
     for name, tensor in together.state_dict().items() if precision == "fp32" else ():
         assert (tensor - expected[name]).norm() <= 1e-3 * expected[name].norm(), name
+
+
+def test_a_run_goes_on_under_the_settings_that_it_began_with(codec: VideoCodec, tmp_path: Path) -> None:
+    """By what the file says: under one name it may say something else a day later."""
+    shipped = json.loads((recipes_folder() / "deepspeed" / "zero1.json").read_text(encoding="utf-8"))
+    (tmp_path / "mine.json").write_text(json.dumps(shipped), encoding="utf-8")
+    told = run(tmp_path / "run", deepspeed=str(tmp_path / "mine.json"))
+    documents = SimpleNamespace(digest=lambda: "the same")
+    before = run_facts(told, codec, documents)  # type: ignore[arg-type]
+    assert before == run_facts(run(tmp_path / "run", deepspeed="zero1"), codec, documents)  # type: ignore[arg-type]
+    shipped["zero_optimization"]["stage"] = 2
+    (tmp_path / "mine.json").write_text(json.dumps(shipped), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"training\.deepspeed\.zero_optimization\.stage was 1, here it is 2"):
+        check_same_run(tmp_path, before, run_facts(told, codec, documents), others={})  # type: ignore[arg-type]
 
 
 def test_without_a_launcher_it_is_a_process_by_itself(tmp_path: Path) -> None:
