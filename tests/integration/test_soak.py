@@ -78,26 +78,27 @@ class Soaked:
         self.weights = self.output / weights
         self._path = Path(f"{recipe.output}.yaml")
         self._path.write_text(yaml.safe_dump(to_mapping(recipe)), encoding="utf-8")
+        self._said = Path(f"{recipe.output}.stderr")
         self._python = torchrun(processes) if processes > 1 else [sys.executable]
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self) -> subprocess.Popen[bytes]:
         """Begin or go on, in a group of processes of its own."""
         (self.output / LOCK_FILE).unlink(missing_ok=True)  # of a killed run: its return says that this one is under way
-        return subprocess.Popen(
-            [*self._python, "-m", "tokvid", "train", str(self._path), "--resume"],
-            cwd=self._path.parent,
-            env=environment(),
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        # Into a file: a pipe that nobody reads stops the run when it is full.
+        with self._said.open("w", encoding="utf-8") as said:
+            return subprocess.Popen(
+                [*self._python, "-m", "tokvid", "train", str(self._path), "--resume"],
+                cwd=self._path.parent,
+                env=environment(),
+                start_new_session=True,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+            )
 
     def finish(self) -> bytes:
         """The weights at the end."""
         process = self.start()
-        _, said = process.communicate(timeout=TIMEOUT_S)
-        assert process.returncode == 0, said
+        assert process.wait(timeout=TIMEOUT_S) == 0, self._said.read_text(encoding="utf-8")
         return self.weights.read_bytes()
 
     def kill_at(self, step: int) -> None:
@@ -108,19 +109,18 @@ class Soaked:
         for one in started:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
-        _, said = process.communicate()
-        assert process.returncode == -signal.SIGKILL, said
+        assert process.wait() == -signal.SIGKILL, self._said.read_text(encoding="utf-8")
         assert not psutil.wait_procs(started, timeout=60)[1]
 
     def ask_to_stop_at(self, step: int) -> str:
         """Send SIGTERM to all processes, as schedulers do, when the log has the line of ``step``; what they say."""
         process = self._run_to(step)
         os.killpg(process.pid, signal.SIGTERM)
-        _, said = process.communicate(timeout=TIMEOUT_S)
-        assert process.returncode not in (0, -signal.SIGKILL), said
+        code, said = process.wait(timeout=TIMEOUT_S), self._said.read_text(encoding="utf-8")
+        assert code not in (0, -signal.SIGKILL), said
         return said
 
-    def _run_to(self, step: int) -> subprocess.Popen[str]:
+    def _run_to(self, step: int) -> subprocess.Popen[bytes]:
         process = self.start()
         while process.poll() is None and not self._has(step):
             time.sleep(0.002)
