@@ -160,15 +160,21 @@ def of_all_processes(tensor: Tensor) -> Tensor:
 
 def noise_like(tensor: Tensor) -> Tensor:
     """Standard Gaussian noise of the shape of ``tensor`` ``[N,...]``: this process's part of what one would draw."""
-    rank, processes = rank_and_count()
-    whole = torch.randn(processes * len(tensor), *tensor.shape[1:], dtype=tensor.dtype, device=tensor.device)
-    return whole[rank * len(tensor) : (rank + 1) * len(tensor)]
+    _, processes = rank_and_count()
+    shape = (processes * len(tensor), *tensor.shape[1:])
+    return _part(torch.randn(shape, dtype=tensor.dtype, device=tensor.device))
 
 
 def uniform_draws(count: int, device: torch.device) -> Tensor:
     """``count`` numbers in [0, 1): this process's part of what one would draw for all."""
+    _, processes = rank_and_count()
+    return _part(torch.rand(processes * count, device=device))
+
+
+def _part(whole: Tensor) -> Tensor:
+    """This process's rows of what is drawn for all."""
     rank, processes = rank_and_count()
-    return torch.rand(processes * count, device=device)[rank * count : (rank + 1) * count]
+    return whole.chunk(processes)[rank]
 
 
 def objects_of_all_processes(mine: Any) -> list[Any]:

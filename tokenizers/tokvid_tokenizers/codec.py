@@ -285,14 +285,12 @@ class VideoCodec(nn.Module):
 
     def _encoded(self, step: Step, frames: Tensor, tiling: Tiling) -> Tensor:
         self.check_frames(frames)
-        block = self.config.stream_block * self.temporal_stride
-        return _through(step, frames, block if self.is_causal else None, tiling)
+        return _through(step, frames, self.config.frame_block, tiling)
 
     def _decoded(self, step: Step, clip: Tensor, num_frames: int | None, tiling: Tiling) -> Tensor:
         if num_frames is not None:
             self.config.check_num_frames(num_frames, clip.shape[2])
-        block = self.config.stream_block if self.is_causal else None
-        return _through(step, clip, block, tiling)[:, :, :num_frames]
+        return _through(step, clip, self.config.latent_block, tiling)[:, :, :num_frames]
 
     def _unrounded_block(self, frames: Tensor, past: Past) -> Tensor:
         return self._unrounded(self.encoder(frames, past))
@@ -370,7 +368,7 @@ def _through(step: Step, clip: Tensor, block: int | None, tiling: Tiling) -> Ten
     """``clip`` in blocks through ``step``: all of a tile before the next one, so that one past at a time is there."""
 
     def whole(part: Tensor, past: Past) -> Tensor:
-        *pieces, last = [part] if block is None else blocks_of(part, block)
+        *pieces, last = blocks_of(part, block)
         made = [step(piece, past) for piece in pieces]
         past.ends = True
         return torch.cat([*made, step(last, past)], dim=2)

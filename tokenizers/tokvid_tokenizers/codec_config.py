@@ -62,6 +62,16 @@ class BaseCodecConfig(ABC):
         """Whether the frames of a latent frame depend on the next one."""
         return False
 
+    @property
+    def latent_block(self) -> int | None:
+        """How many latent frames run through the networks at a time, after the first; None: all of a clip."""
+        return self.stream_block if self.is_causal else None
+
+    @property
+    def frame_block(self) -> int | None:
+        """The same in frames."""
+        return None if self.latent_block is None else self.latent_block * self.temporal_stride
+
     def latent_frames(self, num_frames: int) -> int:
         """How many latent frames ``num_frames`` become."""
         return latent_frames(num_frames, self.temporal_stride)

@@ -50,14 +50,18 @@ def load_exactly(codec: nn.Module, folder: Path) -> None:
     Raises :class:`CheckpointError` for anything else, :class:`ModelError` where only unpickling could read them.
     """
     path = folder / WEIGHTS_FILE
+    assign_exactly(codec, read_weights(path), path)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """What a safetensors file holds; raises as :func:`load_exactly` does."""
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except FileNotFoundError:
-        refuse_pickles(folder)
+        refuse_pickles(path.parent)
         raise CheckpointError(f"{path} is missing: this folder holds no codec weights") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is torn or no safetensors file ({error}); save the codec again") from error
-    assign_exactly(codec, tensors, path)
+        raise CheckpointError(f"{path} is torn or no safetensors file ({error}); save or copy it again") from error
 
 
 def assign_exactly(codec: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

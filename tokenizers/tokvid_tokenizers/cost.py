@@ -63,13 +63,9 @@ def codec_cost(config: AnyCodecConfig, num_frames: int, height: int, width: int)
         encoder_parameters=_parameters(encoder),
         decoder_parameters=_parameters(decoder),
         quantizer_parameters=_parameters(quantizer),
-        encode_macs=_macs(encoder, _blocks(config, frames, config.stream_block * config.temporal_stride)),
-        decode_macs=_macs(decoder, _blocks(config, latents, config.stream_block)),
+        encode_macs=_macs(encoder, blocks_of(frames, config.frame_block)),
+        decode_macs=_macs(decoder, blocks_of(latents, config.latent_block)),
     )
-
-
-def _blocks(config: AnyCodecConfig, clip: Tensor, block: int) -> Iterator[Tensor]:
-    return blocks_of(clip, block) if config.is_causal else iter([clip])
 
 
 def _parameters(module: nn.Module) -> int:

@@ -27,8 +27,11 @@ _WAITING = "waiting"
 _PAST = "past."
 
 
-def blocks_of(clip: Tensor, block: int) -> Iterator[Tensor]:
-    """Cut ``[B,C,T,H,W]`` along T as streams do: one, then ``block`` at a time, then the rest."""
+def blocks_of(clip: Tensor, block: int | None) -> Iterator[Tensor]:
+    """Cut ``[B,C,T,H,W]`` along T as streams do: one, then ``block`` at a time, then the rest; all at once for None."""
+    if block is None:
+        yield clip
+        return
     yield clip[:, :, :1]
     for start in range(1, clip.shape[2], block):
         yield clip[:, :, start : start + block]

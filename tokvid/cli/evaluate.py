@@ -121,9 +121,10 @@ def _run_codec(arguments: argparse.Namespace, output: Path) -> int:
     }
     write_text(output / "evaluation.json", json.dumps(facts, indent=2) + "\n")
     rows = table(clips.names, evaluation)
-    for name, lines in (("clips", rows), ("videos", by_video(rows))):
+    videos = by_video(rows)
+    for name, lines in (("clips", rows), ("videos", videos)):
         write_text(output / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in lines))
-    _page(clips, evaluation, facts).save(output / "report.html")
+    _page(clips, evaluation, facts, rows, videos).save(output / "report.html")
     if arguments.json:
         print(json.dumps(facts["figures"], indent=2))
     else:
@@ -158,11 +159,17 @@ def load_clips(data: str, wanted: dict[str, Any], count: int, *, split: Split | 
         return materialise(source, progress=progress)  # the source names what is skipped
 
 
-def _page(clips: ClipArray, evaluation: FullEvaluation, facts: dict[str, Any]) -> Any:
+def _page(
+    clips: ClipArray,
+    evaluation: FullEvaluation,
+    facts: dict[str, Any],
+    rows: list[dict[str, Any]],
+    videos: list[dict[str, Any]],
+) -> Any:
     from tokvid.report.page import Card, Figure, Report
     from tokvid.report.pictures import animated, side_by_side
     from tokvid.report.plots import line_plot
-    from tokvid_tokenizers.full_evaluation import by_video, table, worst
+    from tokvid_tokenizers.full_evaluation import worst
 
     report = Report("Codec evaluation", f"{facts['codec']} on {facts['data']}: {facts['clips']}")
     report.figures([Figure(name=name, value=f"{value:.4g}") for name, value in evaluation.figures.items()])
@@ -182,8 +189,6 @@ def _page(clips: ClipArray, evaluation: FullEvaluation, facts: dict[str, Any]) -
         report.plots(line_plot(curves, "PSNR over rate", xlabel="bits a pixel", ylabel="PSNR (dB)"))
     report.section("Worst clips", "Lowest PSNR first; the original on the left, its reconstruction on the right.")
     report.cards(cards)
-    rows = table(clips.names, evaluation)
-    videos = by_video(rows)
     if len(videos) < len(rows):
         report.section("Every video").table(list(videos[0]), [list(row.values()) for row in videos])
     report.section("Every clip").table(list(rows[0]), [list(row.values()) for row in rows])

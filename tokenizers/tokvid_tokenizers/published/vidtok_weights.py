@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Literal, Unpack
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tokvid.errors import CheckpointError, ConfigError, ModelError
@@ -22,7 +20,7 @@ from tokvid.hub import HubOptions, local_folder, refuse_pickles
 from tokvid.saved_json import read_mapping
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.codec_config import VidTokConfig
-from tokvid_tokenizers.codec_folder import CONFIG_FILE, assign_exactly
+from tokvid_tokenizers.codec_folder import CONFIG_FILE, assign_exactly, read_weights
 from tokvid_tokenizers.quantizers import FSQConfig, KLConfig
 
 Version = Literal["1.0", "1.1"]
@@ -55,7 +53,7 @@ def load_vidtok(name: str | Path, **hub: Unpack[HubOptions]) -> VideoCodec:
     if config.get("_class_name") == _CLASS:
         # diffusers knows the arithmetic of 1.1 alone, but for codecs that are not causal, which 1.0 alone has.
         version: Version = "1.1" if config.get("is_causal", True) else "1.0"
-        return _codec(_read_safetensors(folder / _DIFFUSERS_WEIGHTS), folder, version)
+        return _codec(read_weights(folder / _DIFFUSERS_WEIGHTS), folder, version)
     codec = VideoCodec.from_pretrained(folder)
     if not isinstance(codec.config, VidTokConfig):
         raise ModelError(f"{name} is a codec of kind {codec.config.kind!r}, not of VidTok: leave vidtok: out")
@@ -72,7 +70,7 @@ def convert_vidtok(file: str | Path, *, version: Version | None = None) -> tuple
     path = Path(file)
     if not path.is_file():
         raise ModelError(f"there is no file {path}")
-    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_restricted(path)
+    tensors = read_weights(path) if path.suffix == ".safetensors" else _read_restricted(path)
     codec = {name: tensor for name, tensor in tensors.items() if not name.startswith(_NOT_THE_CODEC)}
     return _codec(codec, path, version or _told_version(path, codec)), len(tensors) - len(codec)
 
@@ -139,15 +137,6 @@ def _read_restricted(path: Path) -> dict[str, Tensor]:
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{path} holds no weights: a training of VidTok saves them as 'state_dict'")
     return dict(tensors)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: this folder holds no codec weights") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is torn or no safetensors file ({error})") from error
 
 
 def _count(shapes: Mapping[str, torch.Size], pattern: str) -> int:
