@@ -6,6 +6,7 @@ With one process every function gives back what it was given. All processes must
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -60,7 +61,14 @@ def joined_processes(*, alone: bool = False) -> Iterator[None]:
         if set_here:
             del os.environ["LOCAL_RANK"]
         if dist.is_initialized():
-            dist.destroy_process_group()
+            _end_group()
+
+
+def _end_group() -> None:
+    """DeepSpeed, where it was used, keeps groups beside it, of which its next start would make use."""
+    deepspeed = sys.modules.get("deepspeed")
+    ends = dist if deepspeed is None or not deepspeed.comm.is_initialized() else deepspeed.comm
+    ends.destroy_process_group()
 
 
 def _meet() -> tuple[Any, int, int]:

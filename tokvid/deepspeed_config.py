@@ -20,6 +20,24 @@ from tokvid.errors import ConfigError, did_you_mean
 from tokvid.shipped import recipes_folder
 
 _GATHERED = "stage3_gather_16bit_weights_on_model_save"
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: '"auto" or a word', dict: "a mapping"}
+_SETTINGS: dict[str, tuple[type, ...]] = {
+    "gradient_clipping": (int, float, str),
+    "gradient_accumulation_steps": (int, str),
+    "train_batch_size": (int, str),
+    "train_micro_batch_size_per_gpu": (int, str),
+    "bf16": (dict,),
+    "zero_optimization": (dict,),
+    "zero_force_ds_cpu_optimizer": (bool,),
+    "zero_allow_untested_optimizer": (bool,),
+    "communication_data_type": (str,),
+    "steps_per_print": (int,),
+    "wall_clock_breakdown": (bool,),
+    "memory_breakdown": (bool,),
+    "dump_state": (bool,),
+}
+"""What is handed on, and of which types. DeepSpeed itself passes over a name that it does not know."""
+_LEFT_OUT = ("optimizer", "scheduler", "fp16", "amp", "torch_autocast", "bfloat16")
 
 
 def read_deepspeed(name: str | None) -> dict[str, Any] | None:
@@ -32,28 +50,71 @@ def read_deepspeed(name: str | None) -> dict[str, Any] | None:
         return None
     path = _find(name)
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"training.deepspeed: cannot read {path} as JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path}: DeepSpeed's settings are a mapping, got {type(settings).__name__}")
-    zero = settings.get("zero_optimization", {})
-    if not isinstance(zero, dict):
-        raise ConfigError(f'{path}: "zero_optimization" is a mapping with a "stage" in it, got {json.dumps(zero)}')
-    stage = zero.get("stage", 0)
-    if stage not in (0, 1, 2, 3) or isinstance(stage, bool):
-        raise ConfigError(f"{path}: there is no ZeRO stage {json.dumps(stage)}: use 0, 1, 2 or 3")
-    if stage == 3 and zero.get(_GATHERED) is not True:
-        raise ConfigError(f'{path}: write "{_GATHERED}": true in zero_optimization, else checkpoints lack the weights')
-    if "gradient_clipping" not in settings:
-        # DeepSpeed would clip at 1.0 whatever the recipe says.
-        raise ConfigError(f'{path}: write "gradient_clipping": "auto" (the recipe\'s value), DeepSpeed\'s own is 1.0')
+    _check_names(path, settings)
+    _check_stage(path, settings)
     if find_spec("deepspeed") is None:
         raise ConfigError(
             "training.deepspeed needs the package deepspeed, which is not installed: pip install 'tokvid[deepspeed]',"
             " or leave training.deepspeed out"
         )
+    _check_zero(path, settings)
     return settings
+
+
+def _check_names(path: Path, settings: object) -> None:
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: DeepSpeed's settings are a mapping, got {type(settings).__name__}")
+    for name, value in settings.items():
+        if name in _LEFT_OUT:
+            raise ConfigError(f"{path}: leave {name!r} out: the recipe has an optimizer and a precision")
+        if name not in _SETTINGS:
+            raise ConfigError(f"{path}: {name!r} is nothing that tokvid hands on: {did_you_mean(name, _SETTINGS)}")
+        kinds = _SETTINGS[name]
+        if type(value) not in kinds:
+            words = " or ".join(_KINDS[kind] for kind in kinds)
+            raise ConfigError(f"{path}: {name!r} must be {words}, got {json.dumps(value)}")
+    if "gradient_clipping" not in settings:
+        # DeepSpeed would clip at 1.0 whatever the recipe says.
+        raise ConfigError(f'{path}: write "gradient_clipping": "auto" (the recipe\'s value), DeepSpeed\'s own is 1.0')
+    strange = [name for name in settings.get("bf16", {}) if name != "enabled"]
+    if strange:
+        raise ConfigError(f'{path}: leave {strange[0]!r} out of "bf16", which has "enabled" alone')
+
+
+def _check_stage(path: Path, settings: Mapping[str, Any]) -> None:
+    zero = settings.get("zero_optimization", {})
+    stage = zero.get("stage", 0)
+    if type(stage) is not int or stage not in (0, 1, 2, 3):
+        raise ConfigError(f"{path}: there is no ZeRO stage {json.dumps(stage)}: use 0, 1, 2 or 3")
+    if stage == 3 and zero.get(_GATHERED) is not True:
+        raise ConfigError(f'{path}: write "{_GATHERED}": true in zero_optimization, else checkpoints lack the weights')
+
+
+def _check_zero(path: Path, settings: Mapping[str, Any]) -> None:
+    """By DeepSpeed's own reader, and for what that reads and DeepSpeed then does not do."""
+    import_deepspeed()
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+
+    try:
+        zero = DeepSpeedZeroConfig(**settings.get("zero_optimization", {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("zero_optimization", *first["loc"])))
+        raise ConfigError(f"{path}: {where}: {first['msg']}") from error
+    moved = {
+        name: part is not None and part.device != "none"
+        for name, part in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_param))
+    }
+    for name, least in (("offload_optimizer", 1), ("offload_param", 3)):
+        if moved[name] and zero.stage < least:
+            raise ConfigError(f"{path}: {name} is of ZeRO stages from {least} on, here it is {int(zero.stage)}")
+    if moved["offload_optimizer"] and settings.get("zero_force_ds_cpu_optimizer") is not False:
+        # DeepSpeed's own optimizer would be compiled at the first start.
+        raise ConfigError(f'{path}: beside offload_optimizer write "zero_force_ds_cpu_optimizer": false')
 
 
 def check_agreement(settings: Mapping[str, Any], recipe: Mapping[str, float]) -> None:
@@ -61,9 +122,6 @@ def check_agreement(settings: Mapping[str, Any], recipe: Mapping[str, float]) ->
     for name, value in recipe.items():
         if settings.get(name, "auto") not in ("auto", value):
             raise ConfigError(f'training.deepspeed: {name} is {settings[name]}, the recipe says {value}; write "auto"')
-    for name in ("optimizer", "scheduler", "fp16", "torch_autocast"):
-        if name in settings:
-            raise ConfigError(f"training.deepspeed: leave {name!r} out: the recipe has an optimizer and a precision")
 
 
 def zero_stage(settings: Mapping[str, Any] | None) -> int:

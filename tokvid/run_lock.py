@@ -10,10 +10,11 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from tokvid.checkpoint import check_unused
 from tokvid.errors import CheckpointError
 
 LOCK_FILE = "run.lock"
@@ -42,6 +43,16 @@ def only_run(output: str | Path, *, wanted: bool = True) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def check_output(output: str | Path, *, resume: bool) -> None:
+    """Raise :class:`CheckpointError` where a run could not begin: another is in ``output``, or, unless it is to
+    ``resume``, has left checkpoints there. For what is long before :func:`only_run`."""
+    path = Path(output) / LOCK_FILE
+    with suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
+        _lock(file, path.parent, shared=True)  # processes of one run that look at the same time are not in the way
+    if not resume:
+        check_unused(output)
+
+
 def _locked(path: Path) -> IO[str]:
     while True:
         file = path.open("a+", encoding="utf-8")
@@ -55,13 +66,13 @@ def _locked(path: Path) -> IO[str]:
         file.close()  # its last holder took it away between our opening and our locking it
 
 
-def _lock(file: IO[str], output: Path) -> None:
+def _lock(file: IO[str], output: Path, *, shared: bool = False) -> None:
     try:
         import fcntl
     except ImportError:  # Windows
         return
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in _HELD:
             return

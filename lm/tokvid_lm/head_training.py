@@ -36,7 +36,7 @@ from tokvid.optimizer import (
     warmup_then_linear,
 )
 from tokvid.processes import world_size
-from tokvid.run_lock import only_run
+from tokvid.run_lock import check_output, only_run
 from tokvid.runtime import default_device, loading_dtype, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
@@ -103,8 +103,7 @@ def train_head(recipe: HeadRecipe, clips: ClipArray, *, lm: VideoLM | None = Non
     ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when a checkpoint has been written.
     """
     output = Path(recipe.output)
-    if not resume:
-        check_unused(output)
+    check_output(output, resume=resume)
     prepare(recipe.seed)
     if world_size() > 1:
         raise ConfigError(f"a head is trained in one process, and this is one of {world_size()}: start one")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     TrainingArguments,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 
 from tokvid.across_processes import any_process, joined_processes
@@ -28,12 +30,12 @@ from tokvid.atomic import write_text
 from tokvid.checkpoint import check_unused
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray, ClipSource
-from tokvid.deepspeed_config import check_agreement, import_deepspeed, read_deepspeed, zero_stage
+from tokvid.deepspeed_config import check_agreement, read_deepspeed, zero_stage
 from tokvid.errors import ConfigError
 from tokvid.grid import latent_frames
 from tokvid.optimizer import build_optimizer, warmup_then_linear
 from tokvid.processes import is_main_process, world_size
-from tokvid.run_lock import only_run
+from tokvid.run_lock import check_output, only_run
 from tokvid.runtime import computes_in_bf16, default_device, prepare
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
@@ -65,6 +67,7 @@ from tokvid_tokenizers import VideoCodec, load_codec
 LM_FOLDER = "lm"
 ADAPTERS_FOLDER = "adapters"
 RECIPE_FILE = "recipe.json"
+_USES_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"  # the Trainer sets it in the environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +97,7 @@ def train_lm(
     Raises :class:`TrainingError` at a step whose loss is not finite (the last checkpoint stays), and
     ``KeyboardInterrupt`` with one line for the user after Ctrl-C, when a checkpoint has been written.
     """
-    if not resume:
-        check_unused(recipe.output)  # before clips are encoded
+    check_output(recipe.output, resume=resume)  # before clips are encoded
     prepare(recipe.seed)
     deepspeed_settings(recipe)  # what is wrong there is said before clips are encoded
     codec = load_codec(recipe.codec) if codec is None else codec
@@ -114,7 +116,7 @@ def train_on_codes(
     recipe: LMRecipe, codec: VideoCodec, clips: CodeSource, held_out: CodeSource, *, resume: bool = False
 ) -> TrainedLM:
     """:func:`train_lm` on clips that are codes already."""
-    with _no_shard_bars():
+    with _transformers_as_it_was():
         return _train_on_codes(recipe, codec, clips, held_out, resume=resume)
 
 
@@ -124,8 +126,7 @@ def _train_on_codes(
     prepare(recipe.seed)
     check_curriculum(recipe.training, clips.latent_frames)
     output = Path(recipe.output)
-    if not resume:
-        check_unused(output)
+    check_output(output, resume=resume)
     lm = build_lm(recipe, codec, clips.captions)
     documents = _documents(recipe, lm, clips)
     held_out_documents = _documents(recipe, lm, held_out)
@@ -311,13 +312,17 @@ def adam_names(model: PreTrainedModel) -> list[str]:
 
 
 @contextmanager
-def _no_shard_bars() -> Iterator[None]:
-    """Without the bar that transformers shows for every file of weights it writes."""
-    shown = transformers_logging.is_progress_bar_enabled()
+def _transformers_as_it_was() -> Iterator[None]:
+    """Without the bar that transformers shows for every file of weights it writes. At the end it forgets the training's
+    DeepSpeed, by which it would load and train whatever comes next."""
+    shown, in_use = transformers_logging.is_progress_bar_enabled(), os.environ.get(_USES_DEEPSPEED)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
+        unset_hf_deepspeed_config()
+        if in_use is None:
+            os.environ.pop(_USES_DEEPSPEED, None)
         if shown:
             transformers_logging.enable_progress_bar()
 
@@ -361,7 +366,7 @@ def _arguments(recipe: LMRecipe, *, bf16: bool, deepspeed: dict[str, Any] | None
 
 
 def deepspeed_settings(recipe: LMRecipe) -> dict[str, Any] | None:
-    """DeepSpeed's settings, which agree with the recipe; it is imported as the Trainer would not."""
+    """DeepSpeed's settings, which agree with the recipe."""
     config = recipe.training
     settings = read_deepspeed(config.deepspeed)
     if settings is None:
@@ -377,5 +382,4 @@ def deepspeed_settings(recipe: LMRecipe) -> dict[str, Any] | None:
     passes = {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": config.gradient_accumulation}
     batches = {"train_batch_size": config.gradient_accumulation * world_size()}
     check_agreement(settings, {"gradient_clipping": config.gradient_clip, **passes, **batches})
-    import_deepspeed()
-    return settings
+    return settings | {"bf16": {"enabled": "auto"}, **passes}  # where the file does not say them

@@ -97,6 +97,26 @@ def test_without_a_launcher_it_is_a_process_by_itself(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "lm" / "model.safetensors").exists()
 
 
+ONE_AFTER_ANOTHER = """
+import sys
+from pathlib import Path
+from tests.lm.tiny_run import recipe, train
+from tokvid_lm import VideoLM
+from tokvid_tokenizers import load_codec
+codec = load_codec("preset:tiny")
+for number, deepspeed in enumerate(["zero3", "zero3", "zero1", None, "zero2"]):
+    trained = train(recipe(Path(sys.argv[1], str(number)), steps=3, deepspeed=deepspeed), codec)
+    VideoLM.from_pretrained(trained.folder)
+"""
+
+
+def test_one_process_trains_several_models_one_after_another(tmp_path: Path) -> None:
+    program = tmp_path / "several.py"
+    program.write_text(ONE_AFTER_ANOTHER, encoding="utf-8")
+    succeed(run_command(sys.executable, program, tmp_path, cwd=tmp_path))
+    assert all((tmp_path / str(number) / "lm" / "model.safetensors").exists() for number in range(5))
+
+
 @pytest.mark.parametrize("settings", ["zero2-offload", "zero3-offload"])
 def test_what_lies_on_the_processor_learns_the_same(settings: str, codec: VideoCodec, tmp_path: Path) -> None:
     launch(run(tmp_path / "two", deepspeed=settings))

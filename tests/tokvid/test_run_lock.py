@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tokvid.errors import CheckpointError
-from tokvid.run_lock import LOCK_FILE, only_run
+from tokvid.run_lock import LOCK_FILE, check_output, only_run
 
 pytest.importorskip("fcntl")
 
@@ -41,6 +41,25 @@ def test_the_second_run_is_told_who_is_in_the_folder(tmp_path: Path) -> None:
     assert list((tmp_path / "run").iterdir()) == []
     with only_run(tmp_path / "run"):
         pass
+
+
+def test_who_is_in_the_folder_is_said_before_what_lies_in_it(tmp_path: Path) -> None:
+    """Not the advice to remove it."""
+    check_output(tmp_path / "new", resume=False)
+    (tmp_path / "step-000001").mkdir()
+    process = start(tmp_path)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        for resume in (False, True):
+            with pytest.raises(CheckpointError, match=f"another run .process {process.pid} on"):
+                check_output(tmp_path, resume=resume)
+    finally:
+        process.kill()
+        process.communicate()
+    check_output(tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="step-000001 is of an earlier run"):
+        check_output(tmp_path, resume=False)
+    assert (tmp_path / LOCK_FILE).exists(), "nobody's lock is taken away by looking"
 
 
 def test_a_killed_run_leaves_the_folder_free(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tokvid.errors import ConfigError, did_you_mean
 from tokvid.processes import is_main_process
 from tokvid.provenance import provenance
 from tokvid.recipe import load_recipe
+from tokvid.run_lock import check_output
 
 TASKS = ("codec", "lm", "head")
 
@@ -60,6 +61,7 @@ def _codec(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     from tokvid_tokenizers.training_config import CodecRecipe
 
     recipe = from_mapping(CodecRecipe, data)
+    check_output(recipe.output, resume=resume)  # before clips are loaded
     load = load_splits if recipe.training.clips == "memory" else load_held_out
     clips, held_out = load(recipe.data, workers=recipe.training.loading_workers)
     trained = train_codec(recipe, clips, held_out, resume=resume)
