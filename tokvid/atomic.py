@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_OLD = ".old.tmp"
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -38,14 +40,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Give an empty folder beside ``path`` to fill; on success it takes the final name, on failure it is removed.
 
     An existing folder ``path`` is replaced. No file system call swaps two folders everywhere, so in that case a crash
-    between two renames can leave the old one as ``path.old.tmp``; the next call puts it back before it starts.
+    between two renames can leave the old one as ``path.old.tmp``; the next call, or :func:`put_back`, names it again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
-    old = path.with_name(path.name + ".old.tmp")
-    if old.exists() and not path.exists():
-        old.replace(path)
+    old = path.with_name(path.name + _OLD)
+    _put_back(old, path)
     _remove(beside)
     _remove(old)
     beside.mkdir()
@@ -65,6 +66,18 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         raise
     _flush(path.parent)
     _remove(old)
+
+
+def put_back(parent: Path) -> None:
+    """Give the folders in ``parent`` their names again that a crash of :func:`atomic_folder` has left without one; for
+    who knows that nobody writes there."""
+    for old in parent.glob(f"*{_OLD}"):
+        _put_back(old, old.with_name(old.name.removesuffix(_OLD)))
+
+
+def _put_back(old: Path, path: Path) -> None:
+    if old.exists() and not path.exists():
+        old.replace(path)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokvid.atomic import atomic_folder, atomic_path, remove_folder
+from tokvid.atomic import atomic_folder, atomic_path, put_back, remove_folder
 from tokvid.errors import CheckpointError
 from tokvid.state_tree import PackedState, pack, unpack
 
@@ -148,7 +148,11 @@ def step_folder(folder: str | Path, step: int) -> Path:
 
 
 def newest_valid(folder: str | Path) -> Newest:
-    """Find the newest checkpoint of a run that is whole, by digest; newer torn ones are named in ``torn``."""
+    """Find the newest checkpoint of a run that is whole, by digest; newer torn ones are named in ``torn``.
+
+    For who holds the run's lock: one that was being replaced when its process ended gets its name back.
+    """
+    put_back(Path(folder))
     torn: list[Path] = []
     for step, path in reversed(_steps(Path(folder))):
         try:

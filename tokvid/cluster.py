@@ -70,12 +70,12 @@ def state_bytes(
     optimizer's ``moments``, numbers in float32 (None: two a trained parameter, as AdamW). Else DeepSpeed with weights
     and gradients in bfloat16, or in float32 without ``bf16``, beside moments and (of float32 from stage 1 on) float32
     weights of the optimizer; stage 1 shares these among GPUs, 2 the gradients too, 3 all (Rajbhandari et al. 2020,
-    arXiv 1910.02054).
+    arXiv 1910.02054). DeepSpeed lets a gradient go once it is summed, in stage 1 too.
     """
     moments = 2 * trained if moments is None else moments
     if stage is None:
         return StateBytes(weights=4 * parameters, gradients=(4 if gpus == 1 else 8) * trained, optimizer=4 * moments)
-    parts = [gpus if stage >= least else 1 for least in (3, 2, 1)]
+    parts = [gpus if stage >= least else 1 for least in (3, 1, 1)]
     width, copy = (2, 4) if bf16 else (4, 4 if stage else 0)
     return StateBytes(
         weights=-(-width * parameters // parts[0]),

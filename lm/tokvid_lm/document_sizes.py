@@ -119,8 +119,9 @@ def planned_clips(recipe: LMRecipe, codec: VideoCodec) -> CodeSource:
         return _OneClip(recipe, codec)
     if not Path(recipe.data.path).is_dir():
         raise DataError(
-            f"there is no folder {recipe.data.path} of code shards yet: say what its clips will be, --data='{{kind:"
-            " folder, path: videos, size: [256, 256], num_frames: 17, fps: 24}'"
+            f"there is no folder {recipe.data.path} of code shards yet: name the codec's recipe, --codec=codec/web-256,"
+            " or say what its clips will be, --data='{kind: folder, path: videos, size: [256, 256], num_frames: 17,"
+            " fps: 24}'"
         )
     return ShardClips(recipe.data.path, "train", codec_id=codec.codec_id)
 

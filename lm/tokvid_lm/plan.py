@@ -42,10 +42,11 @@ def plan_lm(recipe: LMRecipe, codec: VideoCodec, cluster: Cluster, *, caption_id
     config, vocabulary = _extended(recipe, codec)
     text_config = config.get_text_config(decoder=True)
     lora = None if isinstance(recipe.model, ScratchModelConfig) else recipe.model.lora
+    bf16 = recipe.training.precision != "fp32"
     # torch alone keeps float32 weights and computes in bfloat16; of DeepSpeed's bfloat16 both are.
     alone, zero = (
         EmptyModel(config, dtype=dtype, lora=lora, first_new_row=vocabulary.text_size)
-        for dtype in (torch.float32, torch.bfloat16)
+        for dtype in (torch.float32, torch.bfloat16 if bf16 else torch.float32)
     )
     clips = planned_clips(recipe, codec)
     stages = list(_stages(recipe, clips, codec, vocabulary, caption_ids))
@@ -55,7 +56,7 @@ def plan_lm(recipe: LMRecipe, codec: VideoCodec, cluster: Cluster, *, caption_id
         in_a_row = max(1.0, training.pack / sizes.mean)
         head = _head_cost(recipe, sizes, vocabulary, text_config.hidden_size, documents=rows * in_a_row)
         how: dict[str, Any] = {"masked": _is_masked(recipe), "recomputed": training.checkpoint_layers}
-        cost = alone.cost(rows, length, autocast=True, **how)
+        cost = alone.cost(rows, length, autocast=bf16, **how)
         kept_alone = max(kept_alone, cost.kept + cost.again + head.kept)
         cost = zero.cost(rows, length, autocast=False, **how)
         kept_zero = max(kept_zero, cost.kept + cost.again + head.kept)
@@ -71,11 +72,12 @@ def plan_lm(recipe: LMRecipe, codec: VideoCodec, cluster: Cluster, *, caption_id
         "clip": {"codes": clips.grid_of(0).cells * codec.num_codebooks, "ids": whole.video},
         "document": {"ids": round(whole.mean, 1), "longest": whole.longest, "caption_ids_assumed": caption_ids},
         "optimizer": training.optimizer.kind,
+        "precision": "bf16" if bf16 else "fp32",
         "model": {"ids": vocabulary.total_size, "parameters": alone.parameters, "trained": alone.trained},
         "step": {"ids": ids, "flops": flops / training.steps},
         "memory": [
-            _memory(alone, None, cluster, kept_alone, moments),
-            *(_memory(zero, stage, cluster, kept_zero, moments) for stage in zeros),
+            _memory(alone, None, cluster, kept_alone, moments, bf16=bf16),
+            *(_memory(zero, stage, cluster, kept_zero, moments, bf16=bf16) for stage in zeros),
         ],
         "kv_cache_bytes_a_clip": _cache_bytes(text_config, caption_ids + whole.video),
         "run": {
@@ -114,13 +116,14 @@ def _cache_bytes(config: Any, ids: int) -> int:
     return 2 * 2 * int(config.num_hidden_layers) * int(heads) * int(size) * ids
 
 
-def _memory(empty: EmptyModel, stage: int | None, cluster: Cluster, kept: int, moments: int) -> dict[str, Any]:
+def _memory(
+    empty: EmptyModel, stage: int | None, cluster: Cluster, kept: int, moments: int, *, bf16: bool
+) -> dict[str, Any]:
     # ZeRO's parts are of AdamW's states: Muon needs whole matrices.
-    state = state_bytes(
-        empty.parameters, empty.trained, stage=stage, gpus=cluster.count, moments=moments if stage is None else None
-    )
+    of_the_run = moments if stage is None else None
+    state = state_bytes(empty.parameters, empty.trained, stage=stage, gpus=cluster.count, moments=of_the_run, bf16=bf16)
     if stage == 3:  # a layer's weights are put together for its turn, up to what DeepSpeed lets live at a time
-        kept += 2 * min(empty.parameters, _LIVE)
+        kept += (2 if bf16 else 4) * min(empty.parameters, _LIVE)
     return memory_row(state, kept, stage=stage, gpu=cluster.gpu)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from tokvid.checkpoint import check_same_run
 from tokvid.cli.main import main
 from tokvid.config import to_mapping
 from tokvid.errors import CheckpointError
+from tokvid.run_lock import only_run
 from tokvid.shipped import recipes_folder
 from tokvid.training_log import read_log
 from tokvid_lm import VideoLM
@@ -171,3 +173,11 @@ def test_only_checkpoints_of_deepspeed_are_reshaped(
     assert "is no checkpoint of DeepSpeed" in capsys.readouterr().err
     assert main(["reshape", str(tmp_path)]) == 2
     assert "has no whole checkpoint" in capsys.readouterr().err
+    assert main(["reshape", str(tmp_path / "nowhere")]) == 2
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_that_is_under_way_is_not_reshaped(tmp_path: Path) -> None:
+    with only_run(tmp_path):
+        done = run_command(sys.executable, "-m", "tokvid", "reshape", tmp_path, cwd=tmp_path)
+    assert done.returncode == 2 and f"another run (process {os.getpid()} on" in done.stderr

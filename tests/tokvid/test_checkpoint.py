@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -194,6 +195,15 @@ def test_only_the_last_are_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000002", "step-000003", "step-000004"]
     with pytest.raises(CheckpointError, match="at least one"):
         keep_last(tmp_path, 0)
+
+
+def test_a_checkpoint_that_was_being_replaced_is_found(tmp_path: Path) -> None:
+    make_steps(tmp_path, [1, 2])
+    step_folder(tmp_path, 2).rename(tmp_path / "step-000002.old.tmp")  # a crash between two renames
+    assert newest_valid(tmp_path).step == 2
+    shutil.copytree(step_folder(tmp_path, 2), tmp_path / "step-000002.old.tmp")
+    (step_folder(tmp_path, 2) / "new").touch()
+    assert newest_valid(tmp_path).step == 2 and (step_folder(tmp_path, 2) / "new").exists()
 
 
 def test_a_checkpoint_may_hold_more_files(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def plan_codec(recipe: CodecRecipe, cluster: Cluster) -> dict[str, Any]:
             "codes": codes,
             "bits": round(codes * math.log2(quantizer.codebook_size), 1) if codes else None,
         },
+        "precision": "bf16" if bf16 else "fp32",
         "model": {"parameters": empty.codec, "trained": empty.trained, "discriminator": empty.discriminator},
         "step": {"clips": clips / training.steps, "flops": flops / training.steps},
         "memory": [_memory(recipe, empty, stage, kept, cluster) for stage in stages],

@@ -2,12 +2,13 @@
 
 tokvid plan codec/k600-128 --gpus 8
 tokvid plan lm/sprites-gpu --codec=tokvid-sprites-codec
-tokvid plan my-7b.yaml --gpus 64 --gpu h100 --price 2.5
-tokvid plan my-7b.yaml --gpus 64 --training.checkpoint_layers=true --json
+tokvid plan lm/web-7b --codec=codec/web-256 --gpus 64 --gpu h100 --price 2.5
+tokvid plan my-7b.yaml --gpus 64 --training.checkpoint_layers=false --json
 
-It reads the recipe and, of a language model, the codec's folder and a pretrained model's configuration and text
-tokenizer, no weights. The hours are the arithmetic of all steps at --utilisation of the GPUs' stated peak; of attention
-all of each row counts, and a quantizer's arithmetic, some per cent of a codec's, does not.
+It reads the recipe and, of a language model, the codec (its folder or its recipe) and a pretrained model's
+configuration and text tokenizer, no weights. Of code shards that are not made yet the clips are those of the codec's
+recipe. The hours are the arithmetic of all steps at --utilisation of the GPUs' stated peak; of attention all of each
+row counts, and a quantizer's arithmetic, some per cent of a codec's, does not.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokvid.errors import ConfigError
-from tokvid.recipe import load_recipe
+from tokvid.recipe import load_recipe, shipped_recipes
 
 if TYPE_CHECKING:
     from tokvid.cluster import Cluster
@@ -59,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         peak = f"{gpu.peak / 1e12:.0f} TFLOP/s of bfloat16 at most, {gpu.memory / 2**30:.0f} GiB"
         print(f"{cluster.count} x {cluster.gpu} ({peak}), {cluster.utilisation:.0%} of the peak assumed")
         print("\n".join(lines))
+        if plan["precision"] == "fp32":
+            print(_FP32)
     return 0
 
 
@@ -74,15 +79,24 @@ def _plan_codec(data: Mapping[str, Any], cluster: Cluster, caption_ids: int) -> 
 def _plan_lm(data: Mapping[str, Any], cluster: Cluster, caption_ids: int) -> tuple[dict[str, Any], list[str]]:
     from tokvid.config import from_mapping
     from tokvid_lm.plan import plan_lm
-    from tokvid_lm.training_config import LMRecipe
-    from tokvid_tokenizers import load_codec
+    from tokvid_lm.training_config import LMRecipe, ShardDataConfig
+    from tokvid_tokenizers import VideoCodec, load_codec
+    from tokvid_tokenizers.training_config import CodecRecipe
 
     recipe = from_mapping(LMRecipe, data)
-    plan = plan_lm(recipe, load_codec(recipe.codec), cluster, caption_ids=caption_ids)
+    if recipe.codec not in shipped_recipes() and Path(recipe.codec).suffix not in (".yaml", ".yml"):
+        codec = load_codec(recipe.codec)
+    else:  # neither the codec nor its codes need be there
+        planned = from_mapping(CodecRecipe, load_recipe(recipe.codec))
+        codec = VideoCodec(planned.codec)
+        if isinstance(recipe.data, ShardDataConfig) and not Path(recipe.data.path).is_dir():
+            recipe = replace(recipe, data=planned.data)
+    plan = plan_lm(recipe, codec, cluster, caption_ids=caption_ids)
     return plan, table(plan)
 
 
 _MUON = "ZeRO 1 to 3 are of AdamW, which they want: --training.optimizer='{kind: adamw}'"
+_FP32 = "the recipe computes in float32, whose peak lies far below that of bfloat16: lower --utilisation"
 _PLANS = {"codec": _plan_codec, "lm": _plan_lm}
 
 
@@ -114,7 +128,7 @@ def table(plan: Mapping[str, Any]) -> list[str]:
         f"KV cache  {_mebibytes(plan['kv_cache_bytes_a_clip'])} a clip in bfloat16",
         f"run       {run['steps']:,} steps, {_count(run['documents'])} documents, {_time(run)}",
         "",
-        *_memory_lines(plan["memory"], "bfloat16"),
+        *_memory_lines(plan["memory"], "bfloat16" if plan["precision"] == "bf16" else "float32"),
         *([_MUON] if plan["optimizer"] == "muon" else []),
     ]
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from tokvid.checkpoint import newest_valid
 from tokvid.errors import CheckpointError
+from tokvid.run_lock import only_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +28,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Reshape, and say which checkpoint it was."""
     from tokvid.universal_checkpoint import make_universal
 
-    newest = newest_valid(arguments.run)
-    for torn in newest.torn:
-        print(f"passed over {torn}: it is torn", file=sys.stderr)
-    if newest.path is None:
-        raise CheckpointError(f"{arguments.run} has no whole checkpoint: name the output folder of a training")
-    make_universal(newest.path)
+    output = Path(arguments.run)
+    with only_run(output, wanted=output.is_dir()):
+        newest = newest_valid(output)
+        for torn in newest.torn:
+            print(f"passed over {torn}: it is torn", file=sys.stderr)
+        if newest.path is None:
+            raise CheckpointError(f"{output} has no whole checkpoint: name the output folder of a training")
+        make_universal(newest.path)
     print(newest.path)
     return 0
