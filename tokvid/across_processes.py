@@ -185,15 +185,6 @@ def _part(whole: Tensor) -> Tensor:
     return whole.chunk(processes)[rank]
 
 
-def objects_of_all_processes(mine: Any) -> list[Any]:
-    """What each process has, by its rank; on the first alone, elsewhere nothing."""
-    if not _many():
-        return [mine]
-    gathered: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(mine, gathered)
-    return gathered or []
-
-
 def found_by_the_first(find: Callable[[], T]) -> T:
     """What ``find`` finds in the first process: in a folder that all see, another may see what was a moment ago."""
     if not _many():

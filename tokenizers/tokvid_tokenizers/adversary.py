@@ -84,8 +84,8 @@ class Adversary:
         averages = {"real_average": self.real_average, "fake_average": self.fake_average}
         return {**{f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}, **averages}
 
-    def load(self, tensors: dict[str, Tensor], optimizer: list[dict[str, Any]]) -> None:
-        """Take up what :meth:`tensors` and the engine's states hold."""
+    def load(self, tensors: dict[str, Tensor], optimizer: dict[str, Any]) -> None:
+        """Take up what :meth:`tensors` and the engine's state hold."""
         self.network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if "network." in n})
         self.real_average.copy_(tensors["real_average"])
         self.fake_average.copy_(tensors["fake_average"])

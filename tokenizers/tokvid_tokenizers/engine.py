@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from tokvid.across_processes import objects_of_all_processes, rank_and_count
+from tokvid.across_processes import rank_and_count, sum_over_processes
 from tokvid.deepspeed_config import check_agreement, import_deepspeed, zero_stage
-from tokvid.errors import CheckpointError, ConfigError
+from tokvid.errors import ConfigError
 from tokvid.optimizer import load_optimizer, set_learning_rate
 from tokvid_tokenizers.training_config import CodecTrainingConfig
 
@@ -43,13 +43,13 @@ class Engine(ABC):
     def step(self, share: float) -> Tensor:
         """One step at ``share`` of the learning rate with clipped gradients, which are gone then; their norm before."""
 
-    @abstractmethod
-    def states(self) -> list[dict[str, Any]]:
-        """What the optimizer holds, for a checkpoint, on the first process: one for all, or each process's part."""
+    def state(self) -> dict[str, Any]:
+        """The ``state_dict`` of the optimizer, whole, for a checkpoint; all processes must ask together."""
+        return self.optimizer.state_dict()
 
-    @abstractmethod
-    def load(self, states: list[dict[str, Any]]) -> None:
-        """Take up what :meth:`states` gave; :class:`CheckpointError` where it is in other parts than this run's."""
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave, in as many processes as it may have been."""
+        load_optimizer(self.optimizer, state)
 
     @abstractmethod
     def weights_changed(self) -> None:
@@ -76,13 +76,6 @@ class TorchEngine(Engine):
         self.optimizer.zero_grad()
         return norm
 
-    def states(self) -> list[dict[str, Any]]:
-        return [self.optimizer.state_dict()]
-
-    def load(self, states: list[dict[str, Any]]) -> None:
-        _check_parts(states, 1)
-        load_optimizer(self.optimizer, states[0])
-
     def weights_changed(self) -> None:
         """The optimizer has no weights of its own."""
 
@@ -94,7 +87,9 @@ class DeepSpeedEngine(Engine):
         self, network: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float | None, settings: Mapping[str, Any]
     ) -> None:
         super().__init__(network, optimizer)
-        self._rank, self._processes = rank_and_count()
+        self._parameters = [
+            [parameter for parameter in group["params"] if parameter.requires_grad] for group in optimizer.param_groups
+        ]
         self._stage = zero_stage(settings)
         self._clip = clip
         config = {name: value for name, value in settings.items() if name not in _OF_THE_RECIPE}
@@ -116,13 +111,38 @@ class DeepSpeedEngine(Engine):
         self._engine.step()
         return torch.as_tensor(self._engine.get_global_grad_norm() or 0.0) if norm is None else norm
 
-    def states(self) -> list[dict[str, Any]]:
-        state = self.optimizer.state_dict()
-        return objects_of_all_processes(state) if self._stage else [state]
+    def state(self) -> dict[str, Any]:
+        if not self._stage:
+            return super().state()
+        whole: dict[int, dict[str, Tensor]] = {}
+        groups: list[dict[str, Any]] = []
+        for group, parameters in zip(self.optimizer.param_groups, self._parameters, strict=True):
+            (part,) = group["params"]  # all parameters of the group in a row, of which this process has a piece
+            numbers = list(range(len(whole), len(whole) + len(parameters)))
+            groups.append({**group, "params": numbers})
+            for number, parameter in zip(numbers, parameters, strict=True):
+                kept = self.optimizer.state[part].items()
+                whole[number] = {name: _put_together(parameter, value) for name, value in kept}
+        return {"state": {number: kept for number, kept in whole.items() if kept}, "param_groups": groups}
 
-    def load(self, states: list[dict[str, Any]]) -> None:
-        _check_parts(states, self._processes if self._stage else 1)
-        load_optimizer(self.optimizer, states[self._rank if self._stage else 0])
+    def load(self, state: dict[str, Any]) -> None:
+        if not self._stage:
+            super().load(state)
+            return
+        for group, parameters, saved in zip(
+            self.optimizer.param_groups, self._parameters, state["param_groups"], strict=True
+        ):
+            (part,) = group["params"]
+            group.update({name: value for name, value in saved.items() if name != "params"})
+            mine: dict[str, Tensor] = {}
+            for number, parameter in zip(saved["params"], parameters, strict=True):
+                for name, value in state["state"].get(number, {}).items():
+                    if not value.dim():  # the number of steps
+                        mine[name] = value.clone()
+                        continue
+                    for place, piece in _pieces(parameter):
+                        mine.setdefault(name, torch.zeros_like(part))[piece] = value.flatten()[place].to(part)
+            self.optimizer.state[part] = mine
 
     def weights_changed(self) -> None:
         if self._stage:
@@ -173,9 +193,21 @@ def check_settings(settings: Mapping[str, Any], training: CodecTrainingConfig) -
         )
 
 
-def _check_parts(states: list[dict[str, Any]], parts: int) -> None:
-    if len(states) != parts:
-        raise CheckpointError(
-            f"the checkpoint holds the optimizer in {len(states)} parts, this run has {parts}: ZeRO 1 and 2 resume with"
-            " as many processes as wrote it"
-        )
+def _pieces(parameter: Tensor) -> list[tuple[slice, slice]]:
+    """Which of a parameter's numbers, in a row, this process moves, and where they are in its part of all; or none."""
+    mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+    if mapping is None:
+        return []
+    addresses = (mapping.lp_fragment_address, mapping.hp_fragment_address)
+    place, piece = (slice(address.start, address.start + address.numel) for address in addresses)
+    return [(place, piece)]
+
+
+def _put_together(parameter: Tensor, value: Tensor) -> Tensor:
+    """What belongs to ``parameter`` of ``value``, of which each process has its part; a number is that of all."""
+    if not value.dim():
+        return value.clone()
+    whole = torch.zeros(parameter.numel(), dtype=value.dtype, device=parameter.device)
+    for place, piece in _pieces(parameter):
+        whole[place] = value[piece].to(whole)
+    return sum_over_processes(whole).reshape(parameter.shape)

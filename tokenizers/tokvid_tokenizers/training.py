@@ -283,11 +283,11 @@ class CodecTrainer:
         """Write everything that the rest of the run depends on, whole or not at all."""
         check_weights(self.step, self.codec.state_dict())
         folder = step_folder(self.output, self.step)
-        state = {"step": self.step, "bf16": self.bf16, "optimizer": self.engine.states(), "recipe": self.facts()}
+        state = {"step": self.step, "bf16": self.bf16, "optimizer": self.engine.state(), "recipe": self.facts()}
         if self.adversary is not None:
             check_weights(self.step, self.adversary.network.state_dict())
             state["adversary"] = self.adversary.tensors()
-            state["adversary_optimizer"] = self.adversary.engine.states()
+            state["adversary_optimizer"] = self.adversary.engine.state()
         if self.average is not None:
             state["average"] = self.average.average
         if self.rank == 0:
@@ -320,10 +320,10 @@ class CodecTrainer:
 
         The videos of a folder can change under one recipe.
         """
-        facts = to_mapping(self.recipe) | {"clips": self.feed.digest, "deepspeed": self.deepspeed}
+        facts = to_mapping(self.recipe) | {"clips": self.feed.digest}
         del facts["output"]
         quiet = {"log_every", "validate_every", "validation_clips", "checkpoint_every", "keep_checkpoints"}
-        # A run that had too little memory, or moved to where there is no compiler (or one), goes on.
+        # A run that had too little memory, or moved to where there are more GPUs or no compiler, goes on.
         quiet |= {"loading_workers", "checkpoint_blocks", "compile", "deepspeed"}
         facts["training"] = {name: value for name, value in facts["training"].items() if name not in quiet}
         return json.loads(json.dumps(facts))  # type: ignore[no-any-return]
