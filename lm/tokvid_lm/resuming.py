@@ -10,7 +10,7 @@ from typing import Any
 from tokvid.across_processes import found_by_the_first
 from tokvid.checkpoint import check_same_run, newest_valid
 from tokvid.config import to_mapping
-from tokvid.deepspeed_config import read_deepspeed
+from tokvid.deepspeed_config import read_deepspeed, zero_stage
 from tokvid.errors import CheckpointError
 from tokvid.processes import is_main_process, world_size
 from tokvid.saved_json import read_mapping
@@ -56,7 +56,8 @@ def checkpoint_to_resume(output: Path, facts: dict[str, Any]) -> Path | None:
         )
     others = {"codec_id": "the codecs", "documents": "the clips or their captions"}
     check_same_run(newest.path, saved, facts, others=others)
-    if facts["training"]["deepspeed"] and processes != world_size() and not is_universal(newest.path):
+    parted = zero_stage(facts["training"]["deepspeed"]) > 0
+    if parted and processes != world_size() and not is_universal(newest.path):
         raise CheckpointError(
             f"{newest.path} was written by {processes} processes, this run has {world_size()}: run 'tokvid reshape"
             f" {output}' first"

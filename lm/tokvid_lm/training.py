@@ -222,7 +222,8 @@ def _train(
     """Train; the adapters, which are merged, too."""
     config = recipe.training
     deepspeed = deepspeed_settings(recipe)
-    if deepspeed is not None and checkpoint is not None and read_facts(checkpoint)["processes"] != world_size():
+    other = checkpoint is not None and read_facts(checkpoint)["processes"] != world_size()
+    if other and deepspeed is not None and zero_stage(deepspeed) > 0:
         deepspeed["checkpoint"] = {"load_universal": True}
     arguments = _arguments(recipe, bf16=facts["bf16"], deepspeed=deepspeed)
     lm.to(arguments.device).model.train()

@@ -165,6 +165,22 @@ def test_another_number_of_processes_goes_on_after_reshaping(
     assert one["validation_nats"] == pytest.approx(two["validation_nats"], rel=1e-4)
 
 
+@pytest.mark.parametrize("settings", [None, "zero0"])
+@pytest.mark.parametrize(("began", "goes_on"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on_where_each_holds_all(
+    settings: str | None, began: int, goes_on: int, tmp_path: Path
+) -> None:
+    def passes(output: Path, processes: int) -> LMRecipe:
+        return run(output, deepspeed=settings, keep_checkpoints=9, gradient_accumulation=2 // processes)
+
+    whole = launch(passes(tmp_path / "run", began), processes=began)
+    losses = bits(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / f"step-{STEPS:06d}")
+    cut = launch(passes(tmp_path / "run", goes_on), "--resume", processes=goes_on)
+    assert cut["validation_nats"] == pytest.approx(whole["validation_nats"], rel=1e-4)
+    assert bits(tmp_path / "run") == pytest.approx(losses, rel=1e-4)
+
+
 def test_only_checkpoints_of_deepspeed_are_reshaped(
     codec: VideoCodec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
