@@ -6,6 +6,7 @@ with the batches that the interrupted one would have seen. Nothing here knows id
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -46,10 +47,15 @@ class Stage:
 class BatchPlan(Dataset[Batch]):
     """Every batch of a run in order. ``pack`` 0: one document a row; else up to ``pack`` ids of whole documents a row.
 
-    ``length(sample, latent_frames)`` is the length of a document; it is asked for packed rows alone.
+    Batch n holds samples of part ``n % parts``, which are those whose number leaves that remainder; ``parts`` divides
+    the batches of every stage. ``length(sample, latent_frames)`` is the length of a document; it is asked for packed
+    rows alone.
     """
 
-    def __init__(self, stages: list[Stage], *, pack: int, length: Callable[[int, int | None], int], seed: int) -> None:
+    def __init__(
+        self, stages: list[Stage], *, pack: int, length: Callable[[int, int | None], int], seed: int, parts: int = 1
+    ) -> None:
+        self._parts = parts
         self._stages = [stage for stage in stages if stage.batches]
         self._pack, self._length, self._seed = pack, length, seed
         self._planned: list[Batch] = []
@@ -66,12 +72,18 @@ class BatchPlan(Dataset[Batch]):
         return self._planned[index]
 
     def _plan(self) -> Iterator[Batch]:
-        sample = 0
+        samples = list(range(self._parts))  # the next one of each part
         for stage in self._stages:
-            rows = self._packed(sample, stage) if self._pack else _singles(sample)
-            for _ in range(stage.batches):
-                batch = Batch(rows=tuple(next(rows) for _ in range(stage.rows)), latent_frames=stage.latent_frames)
-                sample = max(sample, *(1 + number for number in batch.samples))
+            rows = [
+                self._packed(first, stage)
+                if self._pack
+                else ((sample,) for sample in itertools.count(first, self._parts))
+                for first in samples
+            ]
+            for number in range(stage.batches):
+                part = number % self._parts
+                batch = Batch(rows=tuple(itertools.islice(rows[part], stage.rows)), latent_frames=stage.latent_frames)
+                samples[part] = max(samples[part], *(sample + self._parts for sample in batch.samples))
                 yield batch
 
     def _packed(self, first: int, stage: Stage) -> Iterator[Row]:
@@ -94,7 +106,7 @@ class BatchPlan(Dataset[Batch]):
                     raise DataError(f"a document of {length} ids does not fit a packed row of {self._pack}: raise pack")
                 waiting.append((length, sample))
                 total += length
-                sample += 1
+                sample += self._parts
             rows = best_fit_decreasing(waiting, self._pack)
             full: list[list[tuple[int, int]]] = []
             others: list[list[tuple[int, int]]] = []
@@ -123,9 +135,3 @@ def best_fit_decreasing(items: list[tuple[int, int]], room: int) -> list[list[tu
         bins[number].append(item)
         insort(free, (left - item[0], number))
     return bins
-
-
-def _singles(first: int) -> Iterator[Row]:
-    while True:
-        yield (first,)
-        first += 1

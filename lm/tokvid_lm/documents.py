@@ -50,8 +50,9 @@ class _Shown:
 
 
 class Documents:
-    """Sample number n of a run as a :class:`~tokvid_lm.document.Document`; every pass over the clips is a new order.
+    """Sample number n of a run as a :class:`~tokvid_lm.document.Document`; every turn through the clips is a new order.
 
+    The clips are cut into ``parts``, stretches of as many clips each, and sample n shows one of part ``n % parts``.
     ``mixture`` says what is learned from the clips. ``prompt_drop`` of the documents lose their caption, which guidance
     needs. With ``score_text`` captions and the end of a document are asked for too. With ``shuffle`` off sample n shows
     clip n.
@@ -67,7 +68,9 @@ class Documents:
         score_text: bool = False,
         seed: int = 0,
         shuffle: bool = True,
+        parts: int = 1,
     ) -> None:
+        self.parts = parts
         self.processor = processor
         self.clips = clips
         self.mixture = Mixture(mixture, seed=seed)
@@ -85,7 +88,7 @@ class Documents:
             for entry in mixture
             if entry.file
         }
-        self._orders: dict[int, npt.NDArray[np.int64]] = {}
+        self._orders: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -96,14 +99,15 @@ class Documents:
 
     def clip_of(self, sample: int) -> int:
         """The clip that a sample shows."""
-        turn, place = divmod(sample, len(self.clips))
+        number, part = divmod(sample, self.parts)
+        first, end = (place * len(self.clips) // self.parts for place in (part, part + 1))
+        turn, place = divmod(number, end - first)
         if not self.shuffle:
-            return place
-        if turn not in self._orders:
-            # A batch reaches into two passes at most.
-            self._orders = {number: order for number, order in self._orders.items() if number == turn - 1}
-            self._orders[turn] = np.random.default_rng([self.seed, turn]).permutation(len(self.clips))
-        return int(self._orders[turn][place])
+            return first + place
+        if (turn, part) not in self._orders:
+            self._orders.pop((turn - 2, part), None)  # a batch reaches into two turns at most
+            self._orders[turn, part] = np.random.default_rng([self.seed, turn, part]).permutation(end - first)
+        return first + int(self._orders[turn, part][place])
 
     def length(self, sample: int, latent_frames: int | None = None) -> int:
         """``len(self.document(sample, latent_frames))``, without writing it."""

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 
-from tokvid.across_processes import any_process, joined_processes
+from tokvid.across_processes import any_process, found_by_the_first, joined_processes
 from tokvid.atomic import write_text
 from tokvid.checkpoint import check_unused
 from tokvid.config import to_mapping
@@ -161,7 +161,7 @@ def _run(
         validation=validation_losses(
             lm, held_out, recipe.training.mixture, batch_size=recipe.training.batch_size, autocast=autocast
         ),
-        unigram_entropy=unigram_entropy(clips),
+        unigram_entropy=found_by_the_first(lambda: unigram_entropy(clips)),
     )
     check_finite(recipe.training.steps, {f"held-out nats ({name})": nats for name, nats in losses.validation.items()})
     check_weights(recipe.training.steps, lm.model.state_dict())
@@ -185,7 +185,7 @@ def check_curriculum(config: LMTrainingConfig, latent_frames: int) -> None:
 
 
 def _documents(recipe: LMRecipe, lm: VideoLM, clips: CodeSource) -> Documents:
-    config = recipe.training
+    config, passes = recipe.training, _passes(recipe)
     return Documents(
         lm.processor,
         clips,
@@ -193,6 +193,8 @@ def _documents(recipe: LMRecipe, lm: VideoLM, clips: CodeSource) -> Documents:
         prompt_drop=config.prompt_drop,
         score_text=config.score_text,
         seed=recipe.seed,
+        # Each pass of a step, and with it each process, reads shards of its own.
+        parts=passes if isinstance(clips, ShardClips) and len(clips) >= passes else 1,
     )
 
 
@@ -257,7 +259,7 @@ def _train(
         trainer = LMTrainer(
             model=lm.model,
             args=arguments,
-            train_dataset=_plan(recipe, documents, passes=config.gradient_accumulation * arguments.world_size),
+            train_dataset=_plan(recipe, documents),
             data_collator=Collator(
                 documents, pad_id=lm.pad_id, positions=lm.positions, width=config.pack if config.compile else None
             ),
@@ -292,16 +294,21 @@ def _lora(recipe: LMRecipe) -> LoRAConfig | None:
     return recipe.model.lora if isinstance(recipe.model, PretrainedModelConfig) else None
 
 
-def _plan(recipe: LMRecipe, documents: Documents, *, passes: int) -> BatchPlan:
-    """Every batch of the run, ``passes`` a step: those of the curriculum's stages, then those of whole clips."""
-    config = recipe.training
+def _passes(recipe: LMRecipe) -> int:
+    """Forward passes of a step, in all processes."""
+    return recipe.training.gradient_accumulation * world_size()
+
+
+def _plan(recipe: LMRecipe, documents: Documents) -> BatchPlan:
+    """Every batch of the run, a pass after another: those of the curriculum's stages, then those of whole clips."""
+    config, passes = recipe.training, _passes(recipe)
     rest = config.steps - sum(stage.steps for stage in config.curriculum)
     stages = [
         Stage(batches=stage.steps * passes, rows=stage.batch_size, latent_frames=stage.latent_frames)
         for stage in config.curriculum
     ]
     stages.append(Stage(batches=rest * passes, rows=config.batch_size))
-    return BatchPlan(stages, pack=config.pack, length=documents.length, seed=recipe.seed)
+    return BatchPlan(stages, pack=config.pack, length=documents.length, seed=recipe.seed, parts=documents.parts)
 
 
 def adam_names(model: PreTrainedModel) -> list[str]:

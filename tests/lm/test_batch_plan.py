@@ -33,6 +33,18 @@ def test_one_document_a_row_in_turn_and_stages_one_after_the_other() -> None:
             batches[outside]
 
 
+@pytest.mark.parametrize("pack", [0, 1024])
+def test_the_batches_of_a_part_hold_its_samples_alone(pack: int) -> None:
+    stages = [Stage(batches=6, rows=2, latent_frames=1), Stage(batches=30, rows=4)]
+    parts = BatchPlan(stages, pack=pack, length=length, seed=0, parts=3)
+    used = [sample for number in range(36) for sample in parts[number].samples]
+    assert len(used) == len(set(used))
+    for number in range(36):
+        assert {sample % 3 for sample in parts[number].samples} == {number % 3}
+    if not pack:
+        assert sorted(used) == list(range(len(used))), "none is left out"
+
+
 def test_packed_rows_are_full_and_hold_every_sample_once() -> None:
     batches = plan([Stage(batches=60, rows=4)], pack=1024)
     rows = [row for number in range(60) for row in batches[number].rows]

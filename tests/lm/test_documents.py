@@ -103,6 +103,18 @@ def test_samples_depend_on_their_number_alone(video_lm: VideoLM, clips: CodedCli
     assert 0.22 < np.mean([ours.mixture.drops_caption(sample, 0.25) for sample in range(4000)]) < 0.28
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_each_part_of_the_samples_shows_clips_of_its_own(parts: int, video_lm: VideoLM) -> None:
+    clips = make_clips(video_lm.codec)
+    documents = Documents(video_lm.processor, clips, seed=1, parts=parts)
+    shown = [[documents.clip_of(sample) for sample in range(part, 240, parts)] for part in range(parts)]
+    assert sorted(clip for part in shown for clip in set(part)) == list(range(len(clips))), "each clip is of one part"
+    for part in shown:
+        assert set(part) == set(range(min(part), max(part) + 1)), "a stretch, as clips lie in shards"
+        size = len(set(part))
+        assert all(len(set(part[start : start + size])) == size for start in range(0, len(part) - size + 1, size))
+
+
 def test_a_dropped_caption_leaves_the_null_prompt(video_lm: VideoLM, clips: CodedClips) -> None:
     document = Documents(video_lm.processor, clips, prompt_drop=1.0, shuffle=False).document(2)
     alone = Documents(video_lm.processor, clips, shuffle=False).document(1)
