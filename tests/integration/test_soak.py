@@ -154,8 +154,8 @@ def test_killed_runs_end_with_the_same_weights(
 ) -> None:
     expected = Soaked(make(tmp_path / "whole", **training), weights, processes).finish()
     run = Soaked(make(tmp_path / "killed", **training), weights, processes)
-    draw = random.Random(0)
-    for step in sorted(draw.randint(1, STEPS - 2) for _ in range(KILLS or 2)):
+    steps = range(1, STEPS - 1)
+    for step in sorted(random.Random(STEPS).sample(steps, min(KILLS or 2, len(steps)))):
         run.kill_at(step)
     assert run.finish() == expected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ def disk(tmp_path: Path) -> Iterator[Mount]:
         return place
 
     yield mount
+    gc.collect()  # models whose weights are still mapped from it
     if place.is_mount():
         subprocess.run(["umount", str(place)], check=True)
 
@@ -62,10 +64,8 @@ def test_every_writer_is_understood(
     assert capsys.readouterr().err.startswith(FULL)
 
 
-def test_a_training_says_so_and_keeps_nothing_half(
-    disk: Mount, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = disk(300) / "lm"
+def command_line(folder: Path, output: Path) -> list[str]:
+    """``tokvid train`` of a small recipe that saves each step."""
     recipe = {
         "task": "lm",
         "output": str(output),
@@ -75,8 +75,32 @@ def test_a_training_says_so_and_keeps_nothing_half(
         "training": {**TRAINING, "checkpoint_every": 1},
         "evaluation": {"clips": 2},
     }
-    (tmp_path / "lm.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    assert command.main(["train", str(tmp_path / "lm.yaml")]) == 2
+    (folder / "lm.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return ["train", str(folder / "lm.yaml")]
+
+
+def test_a_training_says_so_and_keeps_nothing_half(
+    disk: Mount, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = disk(300) / "lm"
+    assert command.main(command_line(tmp_path, output)) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.splitlines()[-1].startswith(FULL)
     assert {path.name for path in output.iterdir()} == {"log.jsonl", "recipe.json", "tensorboard"}
+
+
+def test_a_disk_that_fills_up_in_the_middle_loses_nothing(
+    disk: Mount, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(command_line(tmp_path, tmp_path / "whole")) == 0
+    size = sum(path.stat().st_size for path in next((tmp_path / "whole").glob("step-*")).iterdir()) // 1024
+    output = disk(size * 3 // 2 + 100) / "lm"  # room for the first checkpoint, and for half of the second beside it
+    assert command.main(command_line(tmp_path, output)) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(FULL)
+    assert [path.name for path in output.glob("step-*")] == ["step-000001"]
+
+    larger = ["mount", "-o", f"remount,size={20 * size}k", str(output.parent)]
+    subprocess.run(larger, check=True)
+    assert command.main([*command_line(tmp_path, output), "--resume"]) == 0
+    weights = [run / "lm" / "model.safetensors" for run in (tmp_path / "whole", output)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
