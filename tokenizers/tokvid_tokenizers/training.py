@@ -57,6 +57,7 @@ from tokvid_tokenizers.weight_average import WeightAverage
 
 CODEC_FOLDER = "codec"
 RECIPE_FILE = "recipe.json"
+_CHECKPOINT = 2  # the version: 1 held the optimizer in ZeRO's parts
 # The stems and heads touch pixels and latents, not hidden features; a codebook is a table.
 ADAM_NAMES = ("stem", "head", "quantizer")
 
@@ -320,7 +321,7 @@ class CodecTrainer:
 
         The videos of a folder can change under one recipe.
         """
-        facts = to_mapping(self.recipe) | {"clips": self.feed.digest}
+        facts = to_mapping(self.recipe) | {"clips": self.feed.digest, "checkpoint_version": _CHECKPOINT}
         del facts["output"]
         quiet = {"log_every", "validate_every", "validation_clips", "checkpoint_every", "keep_checkpoints"}
         # A run that had too little memory, or moved to where there are more GPUs or no compiler, goes on.
