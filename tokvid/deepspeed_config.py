@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
@@ -129,15 +130,22 @@ def zero_stage(settings: Mapping[str, Any] | None) -> int:
     return int((settings or {}).get("zero_optimization", {}).get("stage", 0))
 
 
-@functools.cache
-def import_deepspeed() -> Any:
-    """DeepSpeed, which builds nothing just in time, and says what it has to say on stderr."""
+def expect_its_accelerator() -> None:
+    """Before anybody imports DeepSpeed, as accelerate does where it is: it would warn that there is no GPU."""
     import torch
 
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+@functools.cache
+def import_deepspeed() -> Any:
+    """DeepSpeed, which builds nothing just in time, and says what it has to say on stderr."""
+    expect_its_accelerator()
     import deepspeed
 
+    # At every collective, of names of torch that DeepSpeed still uses.
+    warnings.filterwarnings("ignore", "`torch.distributed.* is deprecated", FutureWarning)
     # Faster sums on one machine without a GPU; at the first start it would be compiled for two minutes.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     for handler in logging.getLogger("DeepSpeed").handlers:

@@ -30,7 +30,7 @@ from tokvid.atomic import write_text
 from tokvid.checkpoint import check_unused
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray, ClipSource
-from tokvid.deepspeed_config import check_agreement, read_deepspeed, zero_stage
+from tokvid.deepspeed_config import check_agreement, expect_its_accelerator, read_deepspeed, zero_stage
 from tokvid.errors import ConfigError
 from tokvid.grid import latent_frames
 from tokvid.optimizer import build_optimizer, warmup_then_linear
@@ -325,6 +325,7 @@ def _transformers_as_it_was() -> Iterator[None]:
     DeepSpeed, by which it would load and train whatever comes next."""
     shown, in_use = transformers_logging.is_progress_bar_enabled(), os.environ.get(_USES_DEEPSPEED)
     transformers_logging.disable_progress_bar()
+    expect_its_accelerator()
     try:
         yield
     finally:

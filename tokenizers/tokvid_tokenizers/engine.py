@@ -7,6 +7,7 @@ an adversary has two engines. Nothing here knows what a loss is made of.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -63,8 +64,7 @@ class TorchEngine(Engine):
         super().__init__(network, optimizer)
         self._clip = clip
         _, processes = rank_and_count()
-        # Codebooks that follow the latents are buffers, and agree already.
-        self.forward = network if processes == 1 else DistributedDataParallel(network, broadcast_buffers=False)
+        self.forward = network if processes == 1 else _data_parallel(network)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -78,6 +78,13 @@ class TorchEngine(Engine):
 
     def weights_changed(self) -> None:
         """The optimizer has no weights of its own."""
+
+
+def _data_parallel(network: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the newest torch has another name for it, which others lack
+        # Codebooks that follow the latents are buffers, and agree already.
+        return DistributedDataParallel(network, broadcast_buffers=False)
 
 
 class DeepSpeedEngine(Engine):
