@@ -102,6 +102,19 @@ def test_an_interrupted_encoding_goes_on(
     assert not (tmp_path / "clip.tokvid.parts").exists()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("after", [1, 4])
+def test_files_go_through_a_codec_on_a_gpu(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    on_gpu = lively_preset("tiny").cuda()
+    test_an_interrupted_encoding_goes_on(on_gpu, clip, tmp_path, monkeypatch, after)
+    frames = pad_to_stride(to_model(read_video(clip).frames), 8).cuda()
+    codes = CodesFile(tmp_path / "clip.tokvid").read()
+    assert torch.equal(torch.from_numpy(codes)[None], on_gpu.encode(frames).cpu())
+    assert decode_file(on_gpu, tmp_path / "clip.tokvid", tmp_path / "again.mp4").num_frames == 150
+
+
 @pytest.mark.parametrize("fps", [12.5, 10.0, 12.0, 15.625, 25.0])
 def test_what_is_left_of_a_video_is_what_a_whole_reading_gives(clip: Path, fps: float) -> None:
     """At 10 and 15.625 of 12.5 frames a second every fourth or fifth frame falls on the very edge of two pictures."""

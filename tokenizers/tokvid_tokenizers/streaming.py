@@ -157,6 +157,8 @@ class StreamEncoder(_Stream):
         if self._waiting is not None:
             raise ModelError("only a stream into which nothing was pushed can be restored")
         if state:
+            device = next(self._codec.parameters()).device
+            state = {name: tensor.to(device) for name, tensor in state.items()}
             try:
                 waiting = state[_WAITING]
                 self._pasts = self._pasts_in({name: state[name] for name in state if name != _WAITING}, waiting)

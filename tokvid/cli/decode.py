@@ -30,10 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
     found = pairs(arguments.input, arguments.output, {SUFFIX}, ".mp4", force=arguments.force)
     tiles = tile_options(arguments)
     from tokvid.provenance import provenance
+    from tokvid.runtime import default_device
     from tokvid_tokenizers import load_codec
     from tokvid_tokenizers.files import decode_file
 
-    codec = load_codec(arguments.codec)
+    codec = load_codec(arguments.codec, device=default_device())
 
     def decode(pair: FilePair) -> str:
         made_by = {"codes": pair.source.name, "codec": codec.codec_id, **provenance()}

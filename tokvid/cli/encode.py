@@ -69,10 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
     size = parse_size(arguments.size) if arguments.size else None
     tiles = tile_options(arguments)
     from tokvid.provenance import provenance
+    from tokvid.runtime import default_device
     from tokvid_tokenizers import load_codec
     from tokvid_tokenizers.files import encode_file
 
-    codec = load_codec(arguments.codec)
+    codec = load_codec(arguments.codec, device=default_device())
 
     def encode(pair: FilePair) -> str:
         with counted(f"encode {pair.source.name}", "frames") as progress:
