@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _OLD = ".old.tmp"
+_READ_AND_WRITE = 0o666
 
 
 @contextmanager
@@ -25,8 +26,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
     _remove(beside)
+    mode = _mode_of_new(beside)
     try:
         yield beside
+        beside.chmod(mode)
         _flush(beside)
         beside.replace(path)
     except BaseException:
@@ -52,7 +55,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
-        _flush_tree(beside)
+        _flush_tree(beside, beside.stat().st_mode & _READ_AND_WRITE)
         if path.exists():
             path.replace(old)
         try:
@@ -94,9 +97,18 @@ def remove_folder(path: Path) -> None:
     _remove(doomed)
 
 
-def _flush_tree(folder: Path) -> None:
+def _mode_of_new(path: Path) -> int:
+    """That of a file which is made here. Safetensors makes its own for nobody but its user."""
+    path.touch()
+    mode = path.stat().st_mode & _READ_AND_WRITE
+    path.unlink()
+    return mode
+
+
+def _flush_tree(folder: Path, mode: int) -> None:
     for root, _, names in os.walk(folder):
         for name in names:
+            Path(root, name).chmod(mode)
             _flush(Path(root, name))
         _flush(Path(root))
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 from tokvid.atomic import atomic_folder, atomic_path
@@ -195,6 +196,21 @@ def test_only_the_last_are_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000002", "step-000003", "step-000004"]
     with pytest.raises(CheckpointError, match="at least one"):
         keep_last(tmp_path, 0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_who_may_read_is_what_the_user_says(mask: int, tmp_path: Path) -> None:
+    """Not the user alone, as safetensors would have it."""
+    before = os.umask(mask)
+    try:
+        save_state(tmp_path / "step-000001", {"w": torch.zeros(3)}, {})
+        with atomic_path(tmp_path / "file.safetensors") as beside:
+            save_file({"w": torch.zeros(3)}, beside)
+    finally:
+        os.umask(before)
+    for path in (*(tmp_path / "step-000001").iterdir(), tmp_path / "file.safetensors"):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask, path.name
 
 
 def test_a_checkpoint_that_was_being_replaced_is_found(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ class Proportion:
         z, n, p = 1.959964, self.count, self.share
         middle = (p + z * z / (2 * n)) / (1 + z * z / n)
         reach = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, middle - reach), min(1.0, middle + reach)
+        # Both are exact at the ends, but for rounding.
+        return middle - reach if self.right else 0.0, middle + reach if self.right < n else 1.0
 
     def figures(self) -> dict[str, Any]:
         """For ``metrics.json``."""
