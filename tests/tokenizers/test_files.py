@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +124,22 @@ def test_what_is_left_of_a_video_is_what_a_whole_reading_gives(clip: Path, fps: 
     for done in range(1, len(whole)):
         rest = list(itertools.islice(pictures_after(done, clip, fps, None), 5))
         assert np.array_equal(rest, whole[done : done + 5]), done
+
+
+def test_two_encodings_into_one_file_are_refused(codec: VideoCodec, clip: Path, tmp_path: Path) -> None:
+    program = """import sys
+from tokvid.run_lock import only_run
+with only_run(sys.argv[1]):
+    print('held', flush=True)
+    input()"""
+    command = [sys.executable, "-c", program, str(tmp_path / "clip.tokvid.parts")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(CheckpointError, match=f"another run .process {other.pid} on .* writes into .*parts"):
+            encode_file(codec, clip, tmp_path / "clip.tokvid")
+        other.communicate("\n")
+    encode_file(codec, clip, tmp_path / "clip.tokvid")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.tokvid"]
 
 
 def test_parts_of_something_else_are_not_joined(codec: VideoCodec, clip: Path, tmp_path: Path) -> None:

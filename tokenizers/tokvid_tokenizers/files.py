@@ -21,9 +21,10 @@ from torch import Tensor
 from tokvid.codes_file import CodesFacts, CodesFile
 from tokvid.errors import CheckpointError, ModelError, VideoError
 from tokvid.frames import to_model, to_pictures
+from tokvid.run_lock import only_run
 from tokvid.video import count_frames, iter_video, probe_video, write_pictures
 from tokvid_tokenizers.codec import VideoCodec
-from tokvid_tokenizers.partial_encoding import PartialEncoding
+from tokvid_tokenizers.partial_encoding import PartialEncoding, parts_folder
 from tokvid_tokenizers.streaming import StreamDecoder
 from tokvid_tokenizers.tiling import encoder_tiling
 
@@ -52,7 +53,8 @@ def encode_file(
     ``fps`` and ``size`` (H, W) resample the video as :func:`tokvid.read_video` does. A size off the codec's stride is
     padded by repeating the edge; the file remembers the video's own. ``tile`` and ``halo`` are those of
     :class:`VideoCodec`; where they change codes, ``made_by`` says so. Raises :class:`VideoError` for a source that
-    cannot be read, :class:`DataError` when the parts beside ``target`` are of something else.
+    cannot be read, :class:`DataError` when the parts beside ``target`` are of something else, :class:`CheckpointError`
+    while another process encodes into it.
     """
     if not codec.num_codebooks:
         raise ModelError("a continuous codec has no codes: a file of them needs another quantizer")
@@ -77,22 +79,23 @@ def encode_file(
     )
     total = count_frames(info, rate)
     block = codec.config.stream_block * codec.temporal_stride
-    parts = PartialEncoding(Path(target), facts, Path(source), tiling)
-    try:
-        with codec.stream_encoder(tile=tile, halo=halo) as stream:
-            parts.resume(stream)
-            pictures = pictures_after(parts.frames, source, rate, size)
-            # The first frame alone: then what is pushed is a block, and nothing waits.
-            for number, chunk in enumerate(_chunks(pictures, 1 if not parts.frames else block, block), start=1):
-                parts.append(stream.push(_frames(codec, chunk)), len(chunk))
-                if number % _KEEP_EVERY == 0:
-                    parts.keep(stream)
-                if progress:
-                    progress(parts.frames, total)
-            parts.append(stream.finish(), 0)
-        return parts.join()
-    finally:
-        parts.close()
+    with only_run(parts_folder(target)):
+        parts = PartialEncoding(Path(target), facts, Path(source), tiling)
+        try:
+            with codec.stream_encoder(tile=tile, halo=halo) as stream:
+                parts.resume(stream)
+                pictures = pictures_after(parts.frames, source, rate, size)
+                # The first frame alone: then what is pushed is a block, and nothing waits.
+                for number, chunk in enumerate(_chunks(pictures, 1 if not parts.frames else block, block), start=1):
+                    parts.append(stream.push(_frames(codec, chunk)), len(chunk))
+                    if number % _KEEP_EVERY == 0:
+                        parts.keep(stream)
+                    if progress:
+                        progress(parts.frames, total)
+                parts.append(stream.finish(), 0)
+            return parts.join()
+        finally:
+            parts.close()
 
 
 def decode_file(

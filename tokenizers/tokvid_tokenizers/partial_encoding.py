@@ -26,13 +26,19 @@ SUFFIX = ".parts"
 _BODY, _STATE = "body.bin", "state.safetensors"
 
 
+def parts_folder(target: str | os.PathLike[str]) -> Path:
+    """Where the parts of ``target`` wait."""
+    path = Path(target)
+    return path.with_name(path.name + SUFFIX)
+
+
 class PartialEncoding:
     """The parts of ``target``; ``facts`` are those of the whole, but for its length, which is not known yet."""
 
     def __init__(self, target: Path, facts: CodesFacts, source: Path, tiling: Tiling) -> None:
         self.target = target
         self.facts = facts
-        self.folder = target.with_name(target.name + SUFFIX)
+        self.folder = parts_folder(target)
         self.frames = 0
         """Pictures that went into the stream."""
         self._rows = 0
