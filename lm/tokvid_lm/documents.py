@@ -143,36 +143,43 @@ class Documents:
             writer.text(self._end, scored=True)
         return writer.finish()
 
-    def check_context(self, positions: int | None) -> None:
-        """Raise :class:`DataError` naming the longest caption unless every document fits ``positions`` ids."""
-        if positions is None:
-            return
-        longest, where = 0, 0
-        extra = len(self._start) + len(self._end)
-        template = self.processor.template
-        prefixed = any(entry.mode != "maskgit" and entry.task in _PREFIXED for entry in self.mixture.entries)
-        for clip in range(len(self.clips)):
-            grid = self.clips.grid_of(clip)
-            header = VideoHeader(grid=grid, fps=self.clips.fps_of(clip), actions=self._action_count(clip))
-            length = extra + len(self.caption(clip)) + template.length(header)
-            if prefixed:
-                length += _prefix_length(template, grid)
-            if length > longest:
-                longest, where = length, clip
+    def check_context(self, positions: int | None, *, pack: int = 0) -> None:
+        """Raise :class:`DataError` naming the longest caption unless every document fits ``positions`` ids, and a
+        packed row (0: rows are not packed)."""
         for file, passage in self._passages:
-            if len(self._start) + passage > positions:
+            if positions is not None and len(self._start) + passage > positions:
                 raise DataError(
                     f"passages of {passage} ids of {file} do not fit the {positions} that the model reads: lower"
                     " passage"
                 )
-        if longest > positions:
-            names = self.clips.names
-            of = f"the caption of {names[where]}" if names else f"caption {where}"
+        lengths = [self._longest(clip) for clip in range(len(self.clips))]
+        read, where = max((read, -clip) for clip, (read, _) in enumerate(lengths))
+        if positions is not None and read > positions:
+            clip, names = -where, self.clips.names
+            of = f"the caption of {names[clip]}" if names else f"caption {clip}"
             raise DataError(
-                f"a document takes {longest} ids but the model reads {positions}: shorten {of}"
-                f" ({len(self.caption(where))} ids), lower the clips' size or number of frames, or take a model with"
+                f"a document takes {read} ids but the model reads {positions}: shorten {of}"
+                f" ({len(self.caption(clip))} ids), lower the clips' size or number of frames, or take a model with"
                 " more positions"
             )
+        written = max(written for _, written in lengths)
+        if pack and written > pack:
+            raise DataError(f"a document takes {written} ids, a packed row holds {pack}: raise training.pack")
+
+    def _longest(self, clip: int) -> tuple[int, int]:
+        """Ids of the longest document of a clip at most as the model reads it, and at least as it is written, where
+        copies of frames stand behind it."""
+        template, grid, actions = self.processor.template, self.clips.grid_of(clip), self._action_count(clip)
+        video = template.length(VideoHeader(grid=grid, fps=self.clips.fps_of(clip), actions=actions))
+        text, end, written = len(self._start) + len(self.caption(clip)), len(self._end), 0
+        for entry in self.mixture.entries:
+            length = (text if not entry.file else 0) + (end if self._ends(entry) else 0)
+            length += 0 if entry.objective == "text" else video
+            if entry.mode == "frame" and entry.task == "text_to_video":  # of other tasks known frames have no copies
+                length += grid.t * len(template.frame(grid)) + (grid.t - 1) * actions
+            written = max(written, length)
+        prefixed = any(entry.mode != "maskgit" and entry.task in _PREFIXED for entry in self.mixture.entries)
+        return text + video + end + (_prefix_length(template, grid) if prefixed else 0), written
 
     def digest(self) -> str:
         """64 hexadecimal digits that differ where the clips, or the ids of their captions or of texts, do."""

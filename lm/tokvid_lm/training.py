@@ -131,7 +131,7 @@ def _train_on_codes(
     documents = _documents(recipe, lm, clips)
     held_out_documents = _documents(recipe, lm, held_out)
     positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
-    documents.check_context(positions)
+    documents.check_context(positions, pack=recipe.training.pack)
     held_out_documents.check_context(positions)
     with joined_processes(alone=recipe.training.deepspeed is not None), only_run(output, wanted=is_main_process()):
         if not resume:

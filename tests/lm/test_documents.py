@@ -206,6 +206,20 @@ def test_no_document_reaches_beyond_the_context_that_is_checked(
         documents.check_context(needed - 1)
 
 
+@pytest.mark.parametrize("entry", EVERY_MIXTURE, ids=lambda entry: f"{entry.objective}-{entry.task}")
+def test_a_row_that_holds_every_document_is_not_refused(
+    video_lm: VideoLM, clips: CodedClips, entry: MixtureConfig
+) -> None:
+    documents = Documents(video_lm.processor, clips, mixture=(entry,), shuffle=False)
+    needed = max(len(documents.document(number)) for number in range(24))
+    documents.check_context(None, pack=needed)
+    if entry.task == "text_to_video":  # which all documents of the longest clip are
+        with pytest.raises(
+            DataError, match=f"takes {needed} ids, a packed row holds {needed - 1}: raise training.pack"
+        ):
+            documents.check_context(None, pack=needed - 1)
+
+
 def test_too_long_a_document_is_named(video_lm: VideoLM, clips: CodedClips) -> None:
     documents = Documents(video_lm.processor, clips, score_text=True, shuffle=False)
     documents.check_context(None)

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.lm.tiny_run import MODEL, recipe, train
-from tokvid.checkpoint import newest_valid, read_state, seal, verify, write_state
+from tokvid.checkpoint import newest_valid, seal, verify
 from tokvid.cli.demo_report import language_model_curve
 from tokvid.cli.main import main
 from tokvid.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -196,16 +196,6 @@ def test_a_run_that_draws_random_numbers_resumes_to_the_same_weights(
     assert_same_weights(straight.lm, resumed.lm)
 
 
-def test_a_checkpoint_of_more_processes_is_refused(codec: VideoCodec, tmp_path: Path) -> None:
-    train(recipe(tmp_path, steps=4), codec)
-    checkpoint = tmp_path / "step-000004"
-    saved = read_state(checkpoint)
-    write_state(checkpoint, saved.tensors, {**saved.state, "random": saved.state["random"] * 2})
-    seal(checkpoint)
-    with pytest.raises(CheckpointError, match="written by 2 processes, this run has 1: resume with as many"):
-        train(recipe(tmp_path, steps=4), codec, resume=True)
-
-
 def test_a_checkpoint_that_only_unpickling_could_read_is_refused(codec: VideoCodec, tmp_path: Path) -> None:
     train(recipe(tmp_path, steps=4), codec)
     checkpoint = tmp_path / "step-000004"
@@ -317,7 +307,7 @@ MODES = [
 ]
 
 
-@pytest.mark.parametrize("pack", [0, 96])
+@pytest.mark.parametrize("pack", [0, 112])
 def test_every_objective_in_one_run_packed_or_not_resumes_to_the_same_weights(
     pack: int, codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,7 +347,7 @@ def test_a_run_on_code_shards_learns_what_a_run_on_clips_learns(codec: VideoCode
     sprites.write_text(json.dumps({"data": data}), encoding="utf-8")
     command = ["tokenize", str(sprites), str(tmp_path / "shards"), "--codec", str(tmp_path / "codec")]
     assert main([*command, "--shard-clips", "7", "--workers", "1"]) == 0
-    settings = {"mixture": MODES, "steps": 3, "pack": 96}
+    settings = {"mixture": MODES, "steps": 3, "pack": 112}
     from_clips = train(recipe(tmp_path / "clips", **settings), codec)
     on_shards = replace(recipe(tmp_path / "codes", **settings), data=ShardDataConfig(path=str(tmp_path / "shards")))
     from_shards = train_lm(on_shards, codec=codec)
