@@ -16,8 +16,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tokvid.errors import ConfigError
 from tokvid_lm.text_tokenizer import train_text_tokenizer
-from tokvid_lm.training_config import LMRecipe, ScratchModelConfig
+from tokvid_lm.training_config import LMRecipe, PretrainedModelConfig, ScratchModelConfig, TrainedModelConfig
 from tokvid_lm.video_lm import VideoLM
 from tokvid_tokenizers import VideoCodec
 
@@ -25,7 +26,9 @@ from tokvid_tokenizers import VideoCodec
 def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: Sequence[str]) -> VideoLM:
     """The model of a recipe before its first step, in float32; the same for the same seed and captions."""
     model = recipe.model
-    if not isinstance(model, ScratchModelConfig):
+    if isinstance(model, TrainedModelConfig):
+        return _trained(recipe, model.name, codec)
+    if isinstance(model, PretrainedModelConfig):
         lm = VideoLM.extend(model.name, codec=codec, **_writing(recipe))
         lm.model.float()
         return lm
@@ -33,6 +36,28 @@ def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: Sequence[str]) -> Vi
     torch.manual_seed(recipe.seed)
     scratch = _scratch_model(model, tokenizer)
     return VideoLM.extend(scratch, codec=codec, tokenizer=tokenizer, **_writing(recipe))
+
+
+def _trained(recipe: LMRecipe, name: str, codec: VideoCodec) -> VideoLM:
+    """The saved model, which writes documents as the recipe says."""
+    lm = VideoLM.from_pretrained(name, dtype=torch.float32)
+    if lm.codec.codec_id != codec.codec_id:
+        raise ConfigError(
+            f"the model {name} speaks the codes of {lm.codec.codec_id}, the recipe's codec is {codec.codec_id}: set"
+            f" codec to the one in it, {name}/codec"
+        )
+    written = {
+        "template": lm.template.kind,
+        "layout": lm.layout.kind,
+        "positions": lm.positions.kind,
+        "factors": lm.vocabulary.factors,
+        "num_actions": lm.vocabulary.num_actions,
+    }
+    wrong = [f"{key}={value}" for key, value in written.items() if value != getattr(recipe, key)]
+    if wrong:
+        raise ConfigError(f"the model {name} was made with other documents than the recipe's: set {', '.join(wrong)}")
+    lm.diffusion_head = None  # it refines by hidden states that will be others
+    return lm
 
 
 def _writing(recipe: LMRecipe) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 
 from tokvid.cluster import GPUS, Cluster, memory_row, state_bytes
 from tokvid.errors import ConfigError
+from tokvid.hub import local_folder
 from tokvid.optimizer import MuonConfig
 from tokvid_lm.building import scratch_config
 from tokvid_lm.code_source import CodeSource
@@ -25,7 +26,8 @@ from tokvid_lm.loading import load_config, load_tokenizer
 from tokvid_lm.objectives.cross_entropy import DEVICE_CHUNK
 from tokvid_lm.step_cost import EmptyModel
 from tokvid_lm.training import adam_names
-from tokvid_lm.training_config import LMRecipe, ScratchModelConfig
+from tokvid_lm.training_config import LMRecipe, PretrainedModelConfig, ScratchModelConfig, TrainedModelConfig
+from tokvid_lm.video_lm_folder import read_facts, saved_vocabulary
 from tokvid_lm.vocabulary import VideoVocabulary, special_tokens
 from tokvid_tokenizers import VideoCodec
 
@@ -41,7 +43,7 @@ def plan_lm(recipe: LMRecipe, codec: VideoCodec, cluster: Cluster, *, caption_id
     """
     config, vocabulary = _extended(recipe, codec)
     text_config = config.get_text_config(decoder=True)
-    lora = None if isinstance(recipe.model, ScratchModelConfig) else recipe.model.lora
+    lora = recipe.model.lora if isinstance(recipe.model, PretrainedModelConfig) else None
     bf16 = recipe.training.precision != "fp32"
     # torch alone keeps float32 weights and computes in bfloat16; of DeepSpeed's bfloat16 both are.
     alone, zero = (
@@ -177,6 +179,9 @@ def _head_cost(
 def _extended(recipe: LMRecipe, codec: VideoCodec) -> tuple[Any, VideoVocabulary]:
     """The configuration of the recipe's model with all the ids that it will have, and those ids."""
     model = recipe.model
+    if isinstance(model, TrainedModelConfig):
+        folder = local_folder(model.name)
+        return load_config(folder), saved_vocabulary(folder, read_facts(folder))
     if isinstance(model, ScratchModelConfig):
         text_size = old_rows = model.text_vocab_size
         config: Any = scratch_config(model, text_size)

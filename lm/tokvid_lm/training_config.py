@@ -65,7 +65,18 @@ class PretrainedModelConfig:
     lora: LoRAConfig | None = None
 
 
-ModelConfig = ScratchModelConfig | PretrainedModelConfig
+@dataclass(frozen=True, kw_only=True)
+class TrainedModelConfig:
+    """A saved :class:`~tokvid_lm.VideoLM`, by Hub name or folder, that learns on; all of it, with its codec's ids.
+
+    What it was trained with besides its weights, the optimizer's averages among it, starts anew.
+    """
+
+    kind: Literal["trained"] = "trained"
+    name: str
+
+
+ModelConfig = ScratchModelConfig | PretrainedModelConfig | TrainedModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,18 +14,21 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.lm.tiny import build_model
 from tests.lm.tiny_run import MODEL, recipe, train
+from tokvid.cluster import Cluster
 from tokvid.config import from_mapping, to_mapping
 from tokvid.deepspeed_config import zero_stage
-from tokvid.errors import ConfigError, DataError, ModelError
+from tokvid.errors import CheckpointError, ConfigError, DataError, ModelError
 from tokvid.optimizer import MuonConfig, build_optimizer
 from tokvid.recipe import load_recipe
+from tokvid.training_log import read_log
 from tokvid_lm import TextSegment, VideoLM
 from tokvid_lm.document import IGNORED
 from tokvid_lm.mixture import MixtureConfig
 from tokvid_lm.objectives.video_objective import VideoObjective
+from tokvid_lm.plan import plan_lm
 from tokvid_lm.training import adam_names, deepspeed_settings, learning_rate_share
-from tokvid_lm.training_config import LMEvaluationConfig, LMRecipe, LMTrainingConfig
-from tokvid_tokenizers import VideoCodec
+from tokvid_lm.training_config import LMEvaluationConfig, LMRecipe, LMTrainingConfig, TrainedModelConfig
+from tokvid_tokenizers import VideoCodec, load_codec
 
 
 def test_schedules_rise_and_fall_to_zero() -> None:
@@ -74,6 +77,26 @@ def test_a_run_of_captions_alone_draws_no_videos(codec: VideoCodec, tmp_path: Pa
     again = VideoLM.from_pretrained(trained.folder)
     with pytest.raises(ModelError, match="not trained to draw videos"):
         again.generate([TextSegment("a cat")])
+
+
+def test_a_trained_model_learns_on(codec: VideoCodec, tmp_path: Path) -> None:
+    first = train(recipe(tmp_path / "first"), codec)
+    codec.save_pretrained(tmp_path / "codec")
+    on = replace(recipe(tmp_path / "on", warmup_steps=7), model=TrainedModelConfig(name=str(first.folder)))
+    second = train(on, codec)
+    before, began = (read_log(tmp_path / name / "log.jsonl") for name in ("first", "on"))
+    # The first batches are those of the first run, and what it had learned is there.
+    assert before[0]["loss"] > 1.02 * before[-1]["loss"] > began[0]["loss"] > second.losses.validation["next_token"]
+    assert second.losses.validation["next_token"] < first.losses.validation["next_token"]
+    assert second.lm.tokenizer.get_vocab() == first.lm.tokenizer.get_vocab()
+    plan = plan_lm(on, codec, Cluster())
+    assert plan["model"]["ids"] == first.lm.vocabulary.total_size
+    with pytest.raises(ConfigError, match="made with other documents than the recipe's: set template=rows"):
+        train(replace(on, template="emu3", output=str(tmp_path / "other")), codec)
+    with pytest.raises(ConfigError, match=r"speaks the codes of .*: set codec to the one in it"):
+        train(replace(on, output=str(tmp_path / "other")), load_codec("preset:tiny", seed=3))
+    with pytest.raises(CheckpointError, match="this folder holds no VideoLM"):
+        train(replace(on, model=TrainedModelConfig(name=str(tmp_path)), output=str(tmp_path / "other")), codec)
 
 
 def test_the_loss_is_divided_by_the_number_of_labels(

@@ -26,6 +26,12 @@ def test_every_shipped_recipe_is_dry_run(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_trained_model_that_is_not_there_has_a_stand_in(capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--model={kind: trained, name: runs/not/yet}", "--template=emu3", "--num_actions=2"]
+    assert main(["train", "lm/sprites-tiny", "--dry-run", *model]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["parameters_of_the_stand_in"]
+
+
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [

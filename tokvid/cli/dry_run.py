@@ -57,18 +57,25 @@ def _codec(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
     from tokvid.config import from_mapping
+    from tokvid_lm.building import build_lm
     from tokvid_lm.training import deepspeed_settings, train_lm
-    from tokvid_lm.training_config import LMRecipe, PretrainedModelConfig, ShardDataConfig
+    from tokvid_lm.training_config import LMRecipe, PretrainedModelConfig, ShardDataConfig, TrainedModelConfig
     from tokvid_tokenizers import load_codec
 
     recipe = from_mapping(LMRecipe, data)
     model = recipe.model
     from_hub = isinstance(model, PretrainedModelConfig) and not Path(model.name).exists()
+    stands_in = from_hub or isinstance(model, TrainedModelConfig)  # of that the codec is another one
     codec = load_codec(_STAND_IN_CODEC)
     deepspeed_settings(recipe)  # looked at, and not used: it is for several processes
     training = {**data.get("training", {}), **_short(), "curriculum": [], "gradient_accumulation": 1, "deepspeed": None}
     clips = _clips(2 * codec.spatial_stride, 1 + codec.temporal_stride)
-    changed = {"data": clips, "training": training, "codec": _STAND_IN_CODEC, "evaluation": {"clips": 1}}
+    changed: dict[str, Any] = {
+        "data": clips,
+        "training": training,
+        "codec": _STAND_IN_CODEC,
+        "evaluation": {"clips": 1},
+    }
     if recipe.factors:
         twos = [2] * (len(recipe.factors) - 1)
         changed["factors"] = [*twos, codec.codebook_size // 2 ** len(twos)]
@@ -79,13 +86,18 @@ def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
             parts = training["mixture"]
             read = {"file": str(text), "passage": _PASSAGE}
             training["mixture"] = [part | read if part.get("file") else part for part in parts]
-        if from_hub:
-            changed["model"] = {**data["model"], "name": _stand_in_model(Path(folder, "model"))}
+        if stands_in:
+            name = _stand_in_model(Path(folder, "model"))
+            if isinstance(model, TrainedModelConfig):
+                untrained = {**data, **changed, "model": {"kind": "pretrained", "name": name}}
+                name = str(Path(folder, "trained"))
+                build_lm(from_mapping(LMRecipe, untrained), codec, ()).save_pretrained(name)
+            changed["model"] = {**data["model"], "name": name}
         tiny = from_mapping(LMRecipe, {**data, **changed, "output": str(Path(folder, "run"))})
         assert not isinstance(tiny.data, ShardDataConfig)
         lm = train_lm(tiny, *load_splits(tiny.data), codec=codec).lm
     count = sum(parameter.numel() for parameter in lm.model.parameters())
-    return {"parameters_of_the_stand_in" if from_hub else "parameters": count}
+    return {"parameters_of_the_stand_in" if stands_in else "parameters": count}
 
 
 def _head(data: Mapping[str, Any]) -> dict[str, Any]:
