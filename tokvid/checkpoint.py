@@ -10,6 +10,7 @@ import hashlib
 import json
 import random
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ __all__ = [
     "save_state",
     "seal",
     "step_folder",
+    "tell_torn",
     "verify",
     "write_state",
 ]
@@ -162,6 +164,18 @@ def newest_valid(folder: str | Path) -> Newest:
             continue
         return Newest(path, step, torn)
     return Newest(None, 0, torn)
+
+
+def tell_torn(newest: Newest, *, silent: bool = False) -> None:
+    """Name the torn checkpoints that a run passes over on stderr, unless ``silent``; :class:`CheckpointError` when all
+    are torn."""
+    for torn in () if silent else newest.torn:
+        print(f"passed over {torn}: it is torn", file=sys.stderr)
+    if newest.path is None and newest.torn:
+        raise CheckpointError(
+            f"every checkpoint in {newest.torn[0].parent} is torn: put one back that is whole, or remove them to begin"
+            " anew"
+        )
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
@@ -307,6 +321,8 @@ def _check_sizes(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is torn: it has no {SEAL}; use an older checkpoint") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} is torn: its {SEAL} cannot be read; use an older checkpoint") from error
+    if not expected:
+        raise CheckpointError(f"{folder} is torn: its {SEAL} names no file; use an older checkpoint")
     for name, size in expected.items():
         path = folder / name
         if not path.is_file():

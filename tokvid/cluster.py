@@ -62,7 +62,14 @@ class StateBytes:
 
 
 def state_bytes(
-    parameters: int, trained: int, *, stage: int | None, gpus: int, moments: int | None = None, bf16: bool = True
+    parameters: int,
+    trained: int,
+    *,
+    stage: int | None,
+    gpus: int,
+    moments: int | None = None,
+    bf16: bool = True,
+    accumulates: bool = False,
 ) -> StateBytes:
     """Bytes a GPU of a model of ``parameters`` of which ``trained`` learn.
 
@@ -70,7 +77,8 @@ def state_bytes(
     optimizer's ``moments``, numbers in float32 (None: two a trained parameter, as AdamW). Else DeepSpeed with weights
     and gradients in bfloat16, or in float32 without ``bf16``, beside moments and (of float32 from stage 1 on) float32
     weights of the optimizer; stage 1 shares these among GPUs, 2 the gradients too, 3 all (Rajbhandari et al. 2020,
-    arXiv 1910.02054). DeepSpeed lets a gradient go once it is summed, in stage 1 too.
+    arXiv 1910.02054). DeepSpeed lets a gradient go once it is summed, in stage 1 too; in stage 2 a run that
+    ``accumulates`` over passes keeps the sum beside it.
     """
     moments = 2 * trained if moments is None else moments
     if stage is None:
@@ -79,7 +87,7 @@ def state_bytes(
     width, copy = (2, 4) if bf16 else (4, 4 if stage else 0)
     return StateBytes(
         weights=-(-width * parameters // parts[0]),
-        gradients=-(-width * trained // parts[1]),
+        gradients=-(-width * trained // parts[1]) * (2 if accumulates and stage == 2 else 1),
         optimizer=-(-(copy * trained + 4 * moments) // parts[2]),
     )
 

@@ -38,6 +38,21 @@ _SETTINGS: dict[str, tuple[type, ...]] = {
     "dump_state": (bool,),
 }
 """What is handed on, and of which types. DeepSpeed itself passes over a name that it does not know."""
+_ZERO = (
+    *("stage", "reduce_scatter", "reduce_bucket_size", "allgather_partitions", "allgather_bucket_size", "overlap_comm"),
+    *(
+        "contiguous_gradients",
+        "round_robin_gradients",
+        "sub_group_size",
+        "offload_optimizer",
+        "offload_param",
+        _GATHERED,
+    ),
+    *("stage3_prefetch_bucket_size", "stage3_param_persistence_threshold", "stage3_model_persistence_threshold"),
+    *("stage3_max_live_parameters", "stage3_max_reuse_distance"),
+)
+"""The same of ``zero_optimization``; its types are DeepSpeed's to check."""
+_SUMMED_IN = ("fp16", "bf16", "fp32")
 _LEFT_OUT = ("optimizer", "scheduler", "fp16", "amp", "torch_autocast", "bfloat16")
 
 
@@ -51,7 +66,8 @@ def read_deepspeed(name: str | None) -> dict[str, Any] | None:
         return None
     path = _find(name)
     try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        settings: dict[str, Any] = json.loads(text, object_pairs_hook=_each_once)
     except (OSError, ValueError) as error:
         raise ConfigError(f"training.deepspeed: cannot read {path} as JSON: {error}") from error
     _check_names(path, settings)
@@ -80,13 +96,29 @@ def _check_names(path: Path, settings: object) -> None:
     if "gradient_clipping" not in settings:
         # DeepSpeed would clip at 1.0 whatever the recipe says.
         raise ConfigError(f'{path}: write "gradient_clipping": "auto" (the recipe\'s value), DeepSpeed\'s own is 1.0')
+    if settings.get("communication_data_type", "fp32") not in _SUMMED_IN:
+        raise ConfigError(f"{path}: 'communication_data_type' is one of {', '.join(_SUMMED_IN)}")
     strange = [name for name in settings.get("bf16", {}) if name != "enabled"]
     if strange:
         raise ConfigError(f'{path}: leave {strange[0]!r} out of "bf16", which has "enabled" alone')
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a name that is given twice JSON keeps the last without a word."""
+    names = [name for name, _ in pairs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is given twice")
+    return dict(pairs)
+
+
 def _check_stage(path: Path, settings: Mapping[str, Any]) -> None:
     zero = settings.get("zero_optimization", {})
+    for name in zero:
+        if name not in _ZERO:
+            raise ConfigError(
+                f"{path}: zero_optimization.{name} is nothing that tokvid hands on: {did_you_mean(name, _ZERO)}"
+            )
     stage = zero.get("stage", 0)
     if type(stage) is not int or stage not in (0, 1, 2, 3):
         raise ConfigError(f"{path}: there is no ZeRO stage {json.dumps(stage)}: use 0, 1, 2 or 3")
@@ -111,6 +143,8 @@ def _check_zero(path: Path, settings: Mapping[str, Any]) -> None:
         for name, part in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_param))
     }
     for name, least in (("offload_optimizer", 1), ("offload_param", 3)):
+        if moved[name] and getattr(zero, name).device == "nvme":
+            raise ConfigError(f"{path}: {name}: the device nvme was never tried with tokvid: use cpu")
         if moved[name] and zero.stage < least:
             raise ConfigError(f"{path}: {name} is of ZeRO stages from {least} on, here it is {int(zero.stage)}")
     if moved["offload_optimizer"] and settings.get("zero_force_ds_cpu_optimizer") is not False:
@@ -158,7 +192,7 @@ def import_deepspeed() -> Any:
 
 def _find(name: str) -> Path:
     path = Path(name)
-    if path.suffix == ".json" or path.exists():
+    if path.suffix == ".json" or path.is_file():
         return path
     known = {file.stem: file for file in sorted((recipes_folder() / "deepspeed").glob("*.json"))}
     if name not in known:

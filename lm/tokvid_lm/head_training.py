@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,16 @@ import torch
 from torch import Tensor
 
 from tokvid.atomic import write_text
-from tokvid.checkpoint import check_same_run, check_unused, keep_last, load_state, newest_valid, save_state, step_folder
+from tokvid.checkpoint import (
+    check_same_run,
+    check_unused,
+    keep_last,
+    load_state,
+    newest_valid,
+    save_state,
+    step_folder,
+    tell_torn,
+)
 from tokvid.config import to_mapping
 from tokvid.config_checks import at_least, is_share, less_than, positive
 from tokvid.data.clips import ClipArray, DataConfig, SpriteDataConfig
@@ -243,8 +251,7 @@ class _HeadTrainer:
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
         newest = newest_valid(self.recipe.output)
-        for torn in newest.torn:
-            print(f"passed over {torn}: it is torn", file=sys.stderr)
+        tell_torn(newest)
         if newest.path is None:
             return
         saved = load_state(newest.path)

@@ -78,8 +78,8 @@ def plan_lm(recipe: LMRecipe, codec: VideoCodec, cluster: Cluster, *, caption_id
         "model": {"ids": vocabulary.total_size, "parameters": alone.parameters, "trained": alone.trained},
         "step": {"ids": ids, "flops": flops / training.steps},
         "memory": [
-            _memory(alone, None, cluster, kept_alone, moments, bf16=bf16),
-            *(_memory(zero, stage, cluster, kept_zero, moments, bf16=bf16) for stage in zeros),
+            _memory(recipe, alone, None, cluster, kept_alone, moments),
+            *(_memory(recipe, zero, stage, cluster, kept_zero, moments) for stage in zeros),
         ],
         "kv_cache_bytes_a_clip": _cache_bytes(text_config, caption_ids + whole.video),
         "run": {
@@ -119,11 +119,18 @@ def _cache_bytes(config: Any, ids: int) -> int:
 
 
 def _memory(
-    empty: EmptyModel, stage: int | None, cluster: Cluster, kept: int, moments: int, *, bf16: bool
+    recipe: LMRecipe, empty: EmptyModel, stage: int | None, cluster: Cluster, kept: int, moments: int
 ) -> dict[str, Any]:
-    # ZeRO's parts are of AdamW's states: Muon needs whole matrices.
-    of_the_run = moments if stage is None else None
-    state = state_bytes(empty.parameters, empty.trained, stage=stage, gpus=cluster.count, moments=of_the_run, bf16=bf16)
+    bf16 = recipe.training.precision != "fp32"
+    state = state_bytes(
+        empty.parameters,
+        empty.trained,
+        stage=stage,
+        gpus=cluster.count,
+        moments=moments if stage is None else None,  # ZeRO's parts are of AdamW's states: Muon needs whole matrices
+        bf16=bf16,
+        accumulates=recipe.training.gradient_accumulation > 1,
+    )
     if stage == 3:  # a layer's weights are put together for its turn, up to what DeepSpeed lets live at a time
         kept += (2 if bf16 else 4) * min(empty.parameters, _LIVE)
     return memory_row(state, kept, stage=stage, gpu=cluster.gpu)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from tokvid.across_processes import found_by_the_first
-from tokvid.checkpoint import check_same_run, newest_valid
+from tokvid.checkpoint import check_same_run, newest_valid, tell_torn
 from tokvid.config import to_mapping
 from tokvid.deepspeed_config import read_deepspeed, zero_stage
 from tokvid.errors import CheckpointError
@@ -42,10 +41,11 @@ def checkpoint_to_resume(output: Path, facts: dict[str, Any]) -> Path | None:
     Raises :class:`CheckpointError` for one that does not agree with :func:`run_facts`.
     """
     newest = found_by_the_first(lambda: newest_valid(output))
-    for torn in newest.torn if is_main_process() else ():
-        print(f"passed over {torn}: it is torn", file=sys.stderr)
+    tell_torn(newest, silent=not is_main_process())
     if newest.path is None:
         return None
+    if not (newest.path / FACTS_FILE).is_file():
+        check_same_run(newest.path, None, facts, others={})
     saved = read_facts(newest.path)
     wrong = sorted(name for name in facts if saved.get(name) != facts[name])
     processes = saved.get("processes")

@@ -42,7 +42,7 @@ from tokvid.checkpoint import (
     step_folder,
     write_state,
 )
-from tokvid.errors import CheckpointError
+from tokvid.errors import CheckpointError, ModelError, TrainingError
 from tokvid.interruption import deferred_interrupt
 from tokvid.report.pictures import Picture
 from tokvid.training_log import TrainingLog, check_finite
@@ -156,6 +156,27 @@ class LMTrainer(Trainer):
         """The batches of a step; the time that it takes is waiting for data."""
         with nullcontext() if self.run_log is None else self.run_log.waiting():
             return super().get_batch_samples(*arguments, **named)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """What the Trainer clips by, and in no other place says: a step of what is not finite is not taken."""
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        if norm is not None:
+            check_finite(self.state.global_step + 1, {"gradient norm": norm})
+        return norm
+
+    def check_step(self) -> None:
+        """Raise TrainingError where DeepSpeed met gradients that are not finite, of which it says nothing.
+
+        It leaves the step out or, in ZeRO 0 with float32, takes it.
+        """
+        if not self.is_deepspeed_enabled:
+            return
+        engine: Any = self.model_wrapped
+        step = self.state.global_step
+        if engine.skipped_steps:
+            check_finite(step, {"gradient norm": float("nan")})
+        if engine.get_global_grad_norm() is None:
+            check_weights(step, dict(self.accelerator.unwrap_model(engine).named_parameters()))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: it would walk over all modules at every step."""
@@ -283,12 +304,17 @@ class _Duties(TrainerCallback):
     ) -> TrainerControl:
         """Log the step; ask for a checkpoint when it is time or the user wants to stop."""
         trainer, config, step = self.trainer, self.trainer.run_config, state.global_step
+        trainer.check_step()
         parts, loss = trainer.take_parts(), trainer.take_loss()
         interrupted = trainer.is_stopping()
         held_out: dict[str, float] = {}
         if step % config.validate_every == 0 and step < config.steps and not interrupted:
-            held_out = {f"held-out bits ({name})": nats * _BITS for name, nats in trainer.validate(trainer).items()}
-            trainer.show_samples()
+            try:
+                found = trainer.validate(trainer)
+                trainer.show_samples()
+            except ModelError as error:
+                raise TrainingError(f"step {step}, on held-out clips: {error}; the last checkpoint is whole") from error
+            held_out = {f"held-out bits ({name})": nats * _BITS for name, nats in found.items()}
         if trainer.run_log is not None:
             trainer.run_log.step(
                 step,

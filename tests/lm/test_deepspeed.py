@@ -18,7 +18,7 @@ import yaml
 from tests.integration.processes import run as run_command
 from tests.integration.processes import succeed, torchrun
 from tests.lm.tiny_run import recipe, train
-from tokvid.checkpoint import check_same_run
+from tokvid.checkpoint import check_same_run, newest_valid
 from tokvid.cli.main import main
 from tokvid.config import to_mapping
 from tokvid.errors import CheckpointError
@@ -97,6 +97,48 @@ def test_without_a_launcher_it_is_a_process_by_itself(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(to_mapping(run(tmp_path / "run", deepspeed="zero2"))), encoding="utf-8")
     succeed(run_command(sys.executable, "-m", "tokvid", "train", path, cwd=tmp_path))
     assert (tmp_path / "run" / "lm" / "model.safetensors").exists()
+
+
+NOT_FINITE = """
+import sys
+import torch
+from tokvid.cli.main import main
+from tokvid_lm.trainer import LMTrainer
+
+class NotFinite(torch.autograd.Function):
+    passes = 0
+
+    @staticmethod
+    def forward(ctx, loss):
+        NotFinite.passes += 1
+        ctx.wrong = NotFinite.passes == 5
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan") if ctx.wrong else gradient
+
+of_a_pass = LMTrainer.compute_loss
+def compute_loss(self, *arguments, **named):
+    loss = of_a_pass(self, *arguments, **named)
+    return NotFinite.apply(loss) if torch.is_tensor(loss) else loss
+LMTrainer.compute_loss = compute_loss
+sys.exit(main(["train", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
+def test_gradients_that_are_not_finite_end_the_run(stage: int | None, precision: str, tmp_path: Path) -> None:
+    """DeepSpeed would leave the step out, and all that follow, and say nothing."""
+    (tmp_path / "program.py").write_text(NOT_FINITE, encoding="utf-8")
+    settings = {"precision": precision, "steps": 8, "checkpoint_every": 2, "validate_every": 100}
+    broken = run(tmp_path / "run", deepspeed=None if stage is None else f"zero{stage}", **settings)
+    (tmp_path / "lm.yaml").write_text(yaml.safe_dump(to_mapping(broken)), encoding="utf-8")
+    done = run_command(*torchrun(2), "program.py", "lm.yaml", cwd=tmp_path)
+    what = "the weight '" if (stage, precision) == (0, "fp32") else "the loss part 'gradient norm' is "
+    assert done.returncode != 0 and f"error: step 5: {what}" in done.stderr, done.stderr
+    assert newest_valid(tmp_path / "run").step == 4
 
 
 ONE_AFTER_ANOTHER = """

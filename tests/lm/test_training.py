@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from tests.lm.tiny_run import MODEL, recipe, train
-from tokvid.checkpoint import newest_valid, seal, verify
+from tokvid.checkpoint import newest_valid, save_state, seal, verify
 from tokvid.cli.demo_report import language_model_curve
 from tokvid.cli.main import main
 from tokvid.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -127,6 +127,13 @@ def test_a_killed_run_resumes_to_the_same_weights(
     # A new run beside old checkpoints would keep, and later take up, those of the old one.
     with pytest.raises(CheckpointError, match="of an earlier run: add --resume"):
         train(recipe(tmp_path, batch_size=2), codec)
+    for checkpoint in tmp_path.glob("step-*"):
+        (checkpoint / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=f"every checkpoint in {tmp_path} is torn: put one back"):
+        train(recipe(tmp_path), codec, resume=True)
+    save_state(tmp_path / "step-000999", {}, {})
+    with pytest.raises(CheckpointError, match="step-000999 is of another kind of training"):
+        train(recipe(tmp_path), codec, resume=True)
     assert (tmp_path / "recipe.json").read_bytes() == before
 
 

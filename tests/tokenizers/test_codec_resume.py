@@ -77,6 +77,12 @@ def test_a_torn_checkpoint_is_passed_over(
     assert captured.out == ""
     assert_same_run(tmp_path, straight)
 
+    for checkpoint in tmp_path.glob("step-*"):
+        (checkpoint / "tensors.safetensors").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=f"every checkpoint in {tmp_path} is torn: put one back"):
+        train_codec(recipe(tmp_path), *clips, resume=True)
+    assert lines(tmp_path)[-1]["step"] == STEPS, "nothing is written over"
+
 
 def test_resuming_a_finished_run_ends_in_the_same_codec(
     tmp_path: Path, straight: Path, clips: tuple[ClipArray, ClipArray]

@@ -41,12 +41,27 @@ def written(folder: Path, settings: Any) -> str:
             for name in ("optimizer", "scheduler", "fp16", "amp", "bfloat16", "torch_autocast")
         ),
         ({"zero_optimisation": {"stage": 2}}, "'zero_optimisation' is nothing .*: did you mean 'zero_optimization'"),
+        ({"communication_data_type": "foo"}, "'communication_data_type' is one of fp16, bf16, fp32"),
         ({"prescale_gradients": True}, "'prescale_gradients' is nothing that tokvid hands on"),
     ],
 )
 def test_what_is_malformed_is_named(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         read_deepspeed(written(tmp_path, {"gradient_clipping": "auto", **settings}))
+
+
+def test_what_is_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.json"
+    path.write_text('{"gradient_clipping": "auto", "zero_optimization": {"stage": 1, "stage": 2}}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"cannot read .* as JSON: 'stage' is given twice"):
+        read_deepspeed(str(path))
+
+
+def test_a_folder_does_not_hide_what_comes_with_tokvid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("deepspeed")
+    (tmp_path / "zero2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert zero_stage(read_deepspeed("zero2")) == 2
 
 
 def test_clipping_must_be_said(tmp_path: Path) -> None:
@@ -58,7 +73,9 @@ def test_clipping_must_be_said(tmp_path: Path) -> None:
     ("zero", "words"),
     [
         ({"reduce_bucket_size": "many"}, "zero_optimization.reduce_bucket_size: Input should be a valid integer"),
-        ({"reduce_buckets_size": 9}, "zero_optimization.reduce_buckets_size: Extra inputs are not permitted"),
+        ({"reduce_buckets_size": 9}, "zero_optimization.reduce_buckets_size is nothing .* mean 'reduce_bucket_size'"),
+        ({"zero_quantized_weights": True}, "zero_optimization.zero_quantized_weights is nothing that tokvid hands on"),
+        ({"offload_optimizer": {"device": "nvme"}}, "the device nvme was never tried with tokvid: use cpu"),
         ({"offload_optimizer": "cpu"}, "zero_optimization.offload_optimizer: Input should be a valid dictionary"),
         ({"offload_optimizer": {"device": "gpu"}}, "offload_optimizer.device: Input should be 'none', 'cpu' or 'nvme'"),
         ({"offload_optimizer": CPU}, 'beside offload_optimizer write "zero_force_ds_cpu_optimizer": false'),

@@ -9,7 +9,6 @@ several processes each computes its part of a batch; gradients and figures are t
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,16 @@ from tokvid.across_processes import (
     uniform_draws,
 )
 from tokvid.atomic import write_text
-from tokvid.checkpoint import check_same_run, check_unused, keep_last, load_state, newest_valid, save_state, step_folder
+from tokvid.checkpoint import (
+    check_same_run,
+    check_unused,
+    keep_last,
+    load_state,
+    newest_valid,
+    save_state,
+    step_folder,
+    tell_torn,
+)
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray, ClipSource
 from tokvid.deepspeed_config import read_deepspeed
@@ -300,8 +308,7 @@ class CodecTrainer:
     def resume(self) -> None:
         """Continue from the newest whole checkpoint; a run without one starts from the beginning."""
         newest = found_by_the_first(lambda: newest_valid(self.output))
-        for torn in newest.torn if self.rank == 0 else ():
-            print(f"passed over {torn}: it is torn", file=sys.stderr)
+        tell_torn(newest, silent=self.rank > 0)
         if newest.path is None:
             return
         saved = load_state(newest.path)

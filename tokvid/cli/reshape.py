@@ -11,10 +11,9 @@ gradient_accumulation. It is exact up to rounding, where a resume by the same nu
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from tokvid.checkpoint import newest_valid
+from tokvid.checkpoint import newest_valid, tell_torn
 from tokvid.errors import CheckpointError
 from tokvid.run_lock import only_run
 
@@ -31,8 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.run)
     with only_run(output, wanted=output.is_dir()):
         newest = newest_valid(output)
-        for torn in newest.torn:
-            print(f"passed over {torn}: it is torn", file=sys.stderr)
+        tell_torn(newest)
         if newest.path is None:
             raise CheckpointError(f"{output} has no whole checkpoint: name the output folder of a training")
         make_universal(newest.path)
