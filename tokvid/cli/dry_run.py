@@ -58,7 +58,7 @@ def _codec(data: Mapping[str, Any]) -> dict[str, Any]:
 def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
     from tokvid.config import from_mapping
     from tokvid_lm.building import build_lm
-    from tokvid_lm.training import deepspeed_settings, train_lm
+    from tokvid_lm.training import train_lm
     from tokvid_lm.training_config import LMRecipe, PretrainedModelConfig, ShardDataConfig, TrainedModelConfig
     from tokvid_tokenizers import load_codec
 
@@ -67,8 +67,7 @@ def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
     from_hub = isinstance(model, PretrainedModelConfig) and not Path(model.name).exists()
     stands_in = from_hub or isinstance(model, TrainedModelConfig)  # of that the codec is another one
     codec = load_codec(_STAND_IN_CODEC)
-    deepspeed_settings(recipe)  # looked at, and not used: it is for several processes
-    training = {**data.get("training", {}), **_short(), "curriculum": [], "gradient_accumulation": 1, "deepspeed": None}
+    training = {**data.get("training", {}), **_short(), "curriculum": []}
     clips = _clips(2 * codec.spatial_stride, 1 + codec.temporal_stride)
     changed: dict[str, Any] = {
         "data": clips,
