@@ -39,7 +39,7 @@ __all__ = [
     "save_state",
     "seal",
     "step_folder",
-    "tell_torn",
+    "tell_newest",
     "verify",
     "write_state",
 ]
@@ -166,11 +166,13 @@ def newest_valid(folder: str | Path) -> Newest:
     return Newest(None, 0, torn)
 
 
-def tell_torn(newest: Newest, *, silent: bool = False) -> None:
-    """Name the torn checkpoints that a run passes over on stderr, unless ``silent``; :class:`CheckpointError` when all
-    are torn."""
+def tell_newest(newest: Newest, *, silent: bool = False) -> None:
+    """Say on stderr, unless ``silent``, with which checkpoint a run goes on and which torn ones it passes over;
+    :class:`CheckpointError` when all are torn."""
     for torn in () if silent else newest.torn:
         print(f"passed over {torn}: it is torn", file=sys.stderr)
+    if newest.path is not None and not silent:
+        print(f"going on from {newest.path}", file=sys.stderr)
     if newest.path is None and newest.torn:
         raise CheckpointError(
             f"every checkpoint in {newest.torn[0].parent} is torn: put one back that is whole, or remove them to begin"

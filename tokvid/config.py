@@ -34,7 +34,10 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T
     for key in data:
         if key not in fields:
             place = f"{where}." if where else ""
-            raise ConfigError(f"unknown key '{place}{key}': {did_you_mean(str(key), fields)}")
+            hint = ""
+            if where and "kind" in fields and "kind" in data:
+                hint = f" (a section of another kind is given whole: --{where}='{{kind: {data['kind']}}}')"
+            raise ConfigError(f"unknown key '{place}{key}': {did_you_mean(str(key), fields)}{hint}")
     values: dict[str, Any] = {}
     for name, field in fields.items():
         place = f"{where}.{name}" if where else name

@@ -30,6 +30,8 @@ def to_pictures(frames: Tensor) -> npt.NDArray[np.uint8]:
 
 def check_frames(frames: Tensor, spatial_stride: int) -> None:
     """Raise :class:`ShapeError` unless ``frames`` is a batch a codec of this spatial stride can encode."""
+    if not isinstance(frames, torch.Tensor):
+        raise ShapeError(f"expected frames as a tensor, got {type(frames).__name__}; use tokvid.frames.to_model")
     if frames.ndim != 5 or frames.shape[1] != 3:
         hint = " (it looks like [B,T,3,H,W]: permute it)" if frames.ndim == 5 and frames.shape[2] == 3 else ""
         raise ShapeError(f"expected frames [B,3,T,H,W], got {list(frames.shape)}{hint}")

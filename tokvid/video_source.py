@@ -263,7 +263,12 @@ class Fitter:
         self._stored = (first.height, first.width)
 
     def __call__(self, frame: Any) -> npt.NDArray[np.uint8]:
-        """A contiguous uint8 ``[H,W,3]`` copy of ``frame``."""
+        """A contiguous uint8 ``[H,W,3]`` copy of ``frame``; :class:`VideoError` for one that FFmpeg has patched up."""
+        if frame.is_corrupt:
+            raise VideoError(
+                f"{self._source.path}: the picture at {frame.time or 0:.2f} s is damaged: copy the file again, or cut"
+                " it out"
+            )
         if self._size is None:
             if (frame.height, frame.width) != self._stored:
                 raise VideoError(

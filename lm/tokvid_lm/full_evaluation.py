@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tokvid.data.clips import ClipArray
 from tokvid.errors import ModelError
 from tokvid.frames import to_model
-from tokvid.metrics.frechet import MIN_FRAMES, efflite_frechet, motion_features
+from tokvid.metrics.frechet import MIN_FRAMES, efflite_frechet, is_still, motion_features
 from tokvid_lm.code_clips import CodedClips, code_clips
 from tokvid_lm.completion import COMPLETIONS, Completion, complete_clips
 from tokvid_lm.evaluation import DrawnClips, draw_clips, unigram_entropy, validation_losses
@@ -177,7 +177,10 @@ def _drawn_figures(
         left_out["efflite_frechet"] = f"it needs two clips or more of {MIN_FRAMES} frames or more"
     else:
         real, ours = (motion_features(to_model(part)) for part in (clips.frames, drawn.frames))
-        figures["efflite_frechet"] = efflite_frechet(real, ours)
+        if is_still(real):
+            left_out["efflite_frechet"] = "it is of motion, and nothing moves in these clips"
+        else:
+            figures["efflite_frechet"] = efflite_frechet(real, ours)
     return figures
 
 

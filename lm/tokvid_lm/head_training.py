@@ -27,7 +27,7 @@ from tokvid.checkpoint import (
     newest_valid,
     save_state,
     step_folder,
-    tell_torn,
+    tell_newest,
 )
 from tokvid.config import to_mapping
 from tokvid.config_checks import at_least, is_share, less_than, positive
@@ -251,7 +251,7 @@ class _HeadTrainer:
     def resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
         newest = newest_valid(self.recipe.output)
-        tell_torn(newest)
+        tell_newest(newest)
         if newest.path is None:
             return
         saved = load_state(newest.path)

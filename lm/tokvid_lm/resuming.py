@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokvid.across_processes import found_by_the_first
-from tokvid.checkpoint import check_same_run, newest_valid, tell_torn
+from tokvid.checkpoint import check_same_run, newest_valid, tell_newest
 from tokvid.config import to_mapping
 from tokvid.deepspeed_config import read_deepspeed, zero_stage
 from tokvid.errors import CheckpointError
@@ -41,7 +41,7 @@ def checkpoint_to_resume(output: Path, facts: dict[str, Any]) -> Path | None:
     Raises :class:`CheckpointError` for one that does not agree with :func:`run_facts`.
     """
     newest = found_by_the_first(lambda: newest_valid(output))
-    tell_torn(newest, silent=not is_main_process())
+    tell_newest(newest, silent=not is_main_process())
     if newest.path is None:
         return None
     if not (newest.path / FACTS_FILE).is_file():

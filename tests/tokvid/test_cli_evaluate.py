@@ -34,6 +34,15 @@ def test_sprites_are_measured_the_same_twice(tmp_path: Path, capsys: pytest.Capt
     assert "-f to overwrite" in capsys.readouterr().err
 
 
+def test_clips_in_which_nothing_moves_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        picture = np.full((6, 32, 32, 3), 40 * number, np.uint8)
+        write_video(tmp_path / "still" / f"{number}.mp4", Video(frames=picture, fps=8))
+    shape = ["--size", "32x32", "--frames", "5", "--fps", "8", "-o", str(tmp_path / "out")]
+    assert main(["evaluate", "preset:tiny", str(tmp_path / "still"), *shape]) == 0
+    assert "no efflite_frechet: it is of motion, and nothing moves in these clips" in capsys.readouterr().err
+
+
 def test_a_folder_is_measured_whole_and_what_fails_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,7 +10,7 @@ from tokvid.data.sprites.world import SpriteWorld, SpriteWorldConfig
 from tokvid.errors import ShapeError
 from tokvid.frames import to_model
 from tokvid.metrics.flicker import flicker
-from tokvid.metrics.frechet import efflite_frechet, frechet_distance, motion_features
+from tokvid.metrics.frechet import efflite_frechet, frechet_distance, is_still, motion_features
 
 
 def test_flicker_counts_what_changes_alone() -> None:
@@ -46,6 +46,17 @@ def test_frozen_shuffled_and_blurred_clips_are_further_away_than_other_clips() -
     real = efflite_frechet(reference, motion_features(others))
     for spoiled in (frozen, shuffled, doubled):
         assert efflite_frechet(reference, motion_features(spoiled)) > 1.5 * real
+
+
+def test_clips_in_which_nothing_moves_have_no_distance_of_motion() -> None:
+    frames, _ = SpriteWorld(SpriteWorldConfig(num_frames=4)).render_many(range(6), "train")
+    moving = motion_features(to_model(frames))
+    for clips in (np.zeros_like(frames), np.repeat(frames[:, :1], 4, axis=1)):
+        still = motion_features(to_model(clips))
+        assert is_still(still) and not is_still(moving)
+        with pytest.raises(ShapeError, match="needs clips in which something moves"):
+            efflite_frechet(still, moving)
+    assert efflite_frechet(moving, still) > 0
 
 
 def test_too_little_is_refused() -> None:

@@ -397,6 +397,33 @@ def test_a_file_cut_short_is_noticed(tmp_path: Path, name: str, container: str, 
     assert read_video(path, num_frames=5).num_frames == 5  # what is there can be read
 
 
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    """FFmpeg patches up what it cannot decode, and marks it; what it does not notice nobody can."""
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(256, size=(48, 64, 3)).astype(np.uint8) for _ in range(30)]
+    whole = write(tmp_path / "whole.mp4", noise, options={"bf": "0", "g": "10"}).read_bytes()
+    with av.open(str(tmp_path / "whole.mp4")) as file:
+        packets = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size]
+    damaged, found = tmp_path / "damaged.mp4", 0
+    for number in range(11, 26):
+        position, size = packets[number]
+        content = bytearray(whole)
+        content[position + size // 2 : position + size // 2 + 20] = rng.bytes(20)
+        damaged.write_bytes(content)
+        with av.open(str(damaged)) as file:
+            try:
+                marked = [frame.time for frame in file.decode(video=0) if frame.is_corrupt]
+            except av.error.FFmpegError:
+                continue
+        if not marked:
+            continue
+        found += 1
+        with pytest.raises(VideoError, match=rf"damaged\.mp4: the picture at {marked[0]:.2f} s is damaged"):
+            read_video(damaged)
+        assert read_video(damaged, num_frames=10).num_frames == 10, "before it all is well"
+    assert found > 3
+
+
 def test_a_window_beyond_the_end_says_what_there_is(long_files: dict[str, Path]) -> None:
     with pytest.raises(VideoError, match=r"long\.mp4: holds 8 frames at 8 fps from 9 s on, 17 were asked for"):
         read_video(long_files["mp4"], start=9.0, num_frames=17, fps=8.0)

@@ -21,6 +21,7 @@ from torch import Tensor
 from tokvid.codes_file import CodesFacts, CodesFile
 from tokvid.errors import CheckpointError, ModelError, VideoError
 from tokvid.frames import to_model, to_pictures
+from tokvid.interruption import deferred_interrupt
 from tokvid.run_lock import only_run
 from tokvid.video import count_frames, iter_video, probe_video, write_pictures
 from tokvid_tokenizers.codec import VideoCodec
@@ -33,7 +34,7 @@ Progress = Callable[[int, int], None]
 """Called with the frames done and the frames in all."""
 
 _KEEP_EVERY = 64
-"""Blocks between two states on the disk: what an interruption costs at most."""
+"""Blocks between two states on the disk: what the end of the process costs at most. Ctrl-C and SIGTERM cost nothing."""
 
 
 def encode_file(
@@ -82,16 +83,18 @@ def encode_file(
     with only_run(parts_folder(target)):
         parts = PartialEncoding(Path(target), facts, Path(source), tiling)
         try:
-            with codec.stream_encoder(tile=tile, halo=halo) as stream:
+            with codec.stream_encoder(tile=tile, halo=halo) as stream, deferred_interrupt() as interrupted:
                 parts.resume(stream)
                 pictures = pictures_after(parts.frames, source, rate, size)
                 # The first frame alone: then what is pushed is a block, and nothing waits.
                 for number, chunk in enumerate(_chunks(pictures, 1 if not parts.frames else block, block), start=1):
                     parts.append(stream.push(_frames(codec, chunk)), len(chunk))
-                    if number % _KEEP_EVERY == 0:
+                    if number % _KEEP_EVERY == 0 or interrupted():
                         parts.keep(stream)
                     if progress:
                         progress(parts.frames, total)
+                    if interrupted():
+                        raise KeyboardInterrupt(f"{parts.frames} frames of {source} are kept: encode it again to go on")
                 parts.append(stream.finish(), 0)
             return parts.join()
         finally:

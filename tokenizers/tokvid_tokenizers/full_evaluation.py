@@ -16,7 +16,7 @@ import torch
 from tokvid.codes_file import bits_of
 from tokvid.frames import to_model
 from tokvid.metrics.flicker import flicker
-from tokvid.metrics.frechet import MIN_FRAMES, efflite_frechet, motion_features
+from tokvid.metrics.frechet import MIN_FRAMES, efflite_frechet, is_still, motion_features
 from tokvid.metrics.perceptual import PictureDistance, efflite_distance, video_distance
 from tokvid.metrics.psnr_ssim import WINDOW, psnr, ssim
 from tokvid_tokenizers.codec import VideoCodec
@@ -80,7 +80,11 @@ def evaluate_codec(
             progress(min(first + _BATCH, len(clips)), len(clips))
     figures: dict[str, float] = {name: float(np.mean(values)) for name, values in each.items()}
     if "efflite_frechet" not in left_out:
-        figures["efflite_frechet"] = efflite_frechet(*(np.concatenate(found) for found in features))
+        reference, decoded_motion = (np.concatenate(found) for found in features)
+        if is_still(reference):
+            left_out["efflite_frechet"] = "it is of motion, and nothing moves in these clips"
+        else:
+            figures["efflite_frechet"] = efflite_frechet(reference, decoded_motion)
     summary = evaluate_reconstructions(codec, clips, done).figures()
     figures |= {name: value for name, value in summary.items() if name != "psnr"}
     if codec.num_codebooks:

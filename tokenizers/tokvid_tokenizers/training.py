@@ -37,7 +37,7 @@ from tokvid.checkpoint import (
     newest_valid,
     save_state,
     step_folder,
-    tell_torn,
+    tell_newest,
 )
 from tokvid.config import to_mapping
 from tokvid.data.clips import ClipArray, ClipSource
@@ -308,7 +308,7 @@ class CodecTrainer:
     def resume(self) -> None:
         """Continue from the newest whole checkpoint; a run without one starts from the beginning."""
         newest = found_by_the_first(lambda: newest_valid(self.output))
-        tell_torn(newest, silent=self.rank > 0)
+        tell_newest(newest, silent=self.rank > 0)
         if newest.path is None:
             return
         saved = load_state(newest.path)

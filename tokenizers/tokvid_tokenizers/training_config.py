@@ -104,6 +104,10 @@ class CodecRecipe:
 
     def __post_init__(self) -> None:
         self._check_discriminator()
+        try:
+            self.codec.grid_for(self.data.num_frames, *self.data.size)
+        except ValueError as error:
+            raise ConfigError(f"data.size: {error}") from error
         for number, bucket in enumerate(self.training.buckets):
             try:
                 height, width = bucket.size or self.data.size

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokvid.atomic import write_text
 from tokvid.cli.clip_options import SPRITES, add_shape_options, shape
+from tokvid.cli.encode import open_codec
 from tokvid.cli.progress import counted
 from tokvid.errors import DataError
 from tokvid.hub import CODEC_PREFIXES, local_folder
@@ -88,12 +89,11 @@ def _run_codec(arguments: argparse.Namespace, output: Path) -> int:
     from tokvid.metrics.perceptual import LPIPS, PictureDistance
     from tokvid.metrics.x264 import psnr_at, x264_curve
     from tokvid.provenance import provenance
-    from tokvid.runtime import default_device, prepare
-    from tokvid_tokenizers import load_codec
+    from tokvid.runtime import prepare
     from tokvid_tokenizers.full_evaluation import by_video, evaluate_codec, table
 
     prepare(0)
-    codec = load_codec(arguments.model, device=default_device())
+    codec = open_codec(arguments.model)
     codec.grid_for(num_frames, height, width)  # before clips are decoded that it could not take
     distances: dict[str, PictureDistance] | None = (
         {"lpips": LPIPS(*arguments.lpips).distance} if arguments.lpips else None
@@ -105,7 +105,11 @@ def _run_codec(arguments: argparse.Namespace, output: Path) -> int:
     if curve and codec.num_codebooks:
         equal = psnr_at(curve, evaluation.figures["bits_per_pixel"])
         if equal is None:
-            evaluation.left_out["x264_psnr_at_equal_bits"] = "x264 has no quality of so few or so many bits"
+            rates = [point.bits_per_pixel for point in curve]
+            evaluation.left_out["x264_psnr_at_equal_bits"] = (
+                f"the codec has {evaluation.figures['bits_per_pixel']:.4f} bits a pixel, x264's qualities lie between"
+                f" {min(rates):.4f} and {max(rates):.4f}"
+            )
         else:
             evaluation.figures["x264_psnr_at_equal_bits"] = equal
     facts = {

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tokvid.checkpoint import newest_valid, tell_torn
+from tokvid.checkpoint import newest_valid, tell_newest
 from tokvid.errors import CheckpointError
 from tokvid.run_lock import only_run
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.run)
     with only_run(output, wanted=output.is_dir()):
         newest = newest_valid(output)
-        tell_torn(newest)
+        tell_newest(newest)
         if newest.path is None:
             raise CheckpointError(f"{output} has no whole checkpoint: name the output folder of a training")
         make_universal(newest.path)

@@ -16,6 +16,7 @@ from tokvid.errors import ShapeError
 from tokvid.metrics.efficientnet_lite import load_efficientnet_lite
 
 _STAGES = 3
+_ROUNDING = 1e-4  # those of a sprite that moves reach 3 and more
 _COMPONENTS = 64
 MIN_FRAMES = 3
 Features = npt.NDArray[np.float64]
@@ -44,15 +45,22 @@ def motion_features(frames: Tensor, chunk: int = 64) -> Features:
     return joined.double().cpu().numpy()
 
 
+def is_still(features: Features) -> bool:
+    """Whether nothing moves in the clips of :func:`motion_features` ``[N,160]``, but for rounding."""
+    return float(np.abs(features).max()) < _ROUNDING
+
+
 def efflite_frechet(reference: Features, others: Features) -> float:
     """The Fréchet distance of two sets of :func:`motion_features` ``[N,160]`` and ``[M,160]``, of two clips or more
     each.
 
     Both are projected to the first 64 principal components of ``reference``; the distance is a percentage of its
-    variance there. It falls with the number of clips: compare figures of the same number only.
+    variance there, which it must have. It falls with the number of clips: compare figures of the same number only.
     """
     if min(len(reference), len(others)) < 2:
         raise ShapeError(f"a Fréchet distance needs two clips or more of each, got {len(reference)} and {len(others)}")
+    if is_still(reference):
+        raise ShapeError("a Fréchet distance of motion needs clips in which something moves")
     centre = reference.mean(0)
     _, sizes, axes = np.linalg.svd(reference - centre, full_matrices=False)
     axes = axes[: min(_COMPONENTS, int((sizes > 1e-9 * sizes[0]).sum()))]
