@@ -29,8 +29,8 @@ class CodecTrainingConfig:
     to rounding, on a processor sooner only where blocks are more than convolutions (transformer, factorised).
 
     ``start_from`` names a trained codec of the same configuration to go on from, with other clips (larger or longer
-    ones), another loss, or both. ``trains: decoder`` leaves its codes as they are, so that language models of them stay
-    right: the second of VidTok's two stages (arXiv 2412.13061).
+    ones), another loss, or both. ``trains: decoder`` leaves its codes as they are, though not its digest: the second
+    of VidTok's two stages (arXiv 2412.13061).
 
     Of a random ``unrounded_share`` of the clips the decoder sees the latents before they are rounded to codes (HART,
     Tang et al. 2024, arXiv 2410.10812, takes half), so that it can make use of what a diffusion head adds to codes.

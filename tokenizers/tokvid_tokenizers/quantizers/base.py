@@ -49,7 +49,10 @@ class Quantizer(nn.Module, ABC):
         return latents
 
     def forward(self, latents: Tensor) -> QuantizerOutput:
-        """Quantize latents ``[B,encoded_dim,t,h,w]`` in float32, whatever the precision around it."""
+        """Quantize latents ``[B,encoded_dim,t,h,w]`` in float32, whatever the precision around it.
+
+        That they are finite is for the caller to see, as a codec and its training do: NaN would become a code.
+        """
         if latents.ndim != 5 or latents.shape[1] != self.encoded_dim or 0 in latents.shape:
             raise ShapeError(f"expected latents [B,{self.encoded_dim},t,h,w], got {list(latents.shape)}")
         # In bf16 many rows of a codebook are equally near.
