@@ -147,8 +147,9 @@ class DeepSpeedEngine(Engine):
                     if not value.dim():  # the number of steps
                         mine[name] = value.clone()
                         continue
+                    whole = mine.setdefault(name, torch.zeros_like(part))  # of a process that has only filling, too
                     for place, piece in _pieces(parameter):
-                        mine.setdefault(name, torch.zeros_like(part))[piece] = value.flatten()[place].to(part)
+                        whole[piece] = value.flatten()[place].to(part)
             self.optimizer.state[part] = mine
 
     def weights_changed(self) -> None:
