@@ -173,7 +173,7 @@ class Documents:
         video = template.length(VideoHeader(grid=grid, fps=self.clips.fps_of(clip), actions=actions))
         text, end, written = len(self._start) + len(self.caption(clip)), len(self._end), 0
         for entry in self.mixture.entries:
-            length = (text if not entry.file else 0) + (end if self._ends(entry) else 0)
+            length = len(self._start) + entry.passage if entry.file else text + (end if self._ends(entry) else 0)
             length += 0 if entry.objective == "text" else video
             if entry.mode == "frame" and entry.task == "text_to_video":  # of other tasks known frames have no copies
                 length += grid.t * len(template.frame(grid)) + (grid.t - 1) * actions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,24 @@ def test_what_is_left_of_a_video_is_what_a_whole_reading_gives(clip: Path, fps: 
     for done in range(1, len(whole)):
         rest = list(itertools.islice(pictures_after(done, clip, fps, None), 5))
         assert np.array_equal(rest, whole[done : done + 5]), done
+
+
+def test_ctrl_c_keeps_all_that_was_encoded(codec: VideoCodec, clip: Path, tmp_path: Path) -> None:
+    encode_file(codec, clip, tmp_path / "whole.tokvid")
+    seen: list[int] = []
+
+    def interrupt(done: int, total: int) -> None:
+        seen.append(done)
+        if len(seen) == 4:  # the block after it is encoded, too
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match=r"65 frames of .*clip.mp4 are kept: encode it again to go on"):
+        encode_file(codec, clip, tmp_path / "clip.tokvid", progress=interrupt)
+    assert seen[-1] == 65
+    seen.clear()
+    encode_file(codec, clip, tmp_path / "clip.tokvid", progress=lambda done, _: seen.append(done))
+    assert seen[0] == 81, "it goes on with the next block"
+    assert (tmp_path / "clip.tokvid").read_bytes() == (tmp_path / "whole.tokvid").read_bytes()
 
 
 def test_two_encodings_into_one_file_are_refused(codec: VideoCodec, clip: Path, tmp_path: Path) -> None:

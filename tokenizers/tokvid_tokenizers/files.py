@@ -89,11 +89,12 @@ def encode_file(
                 # The first frame alone: then what is pushed is a block, and nothing waits.
                 for number, chunk in enumerate(_chunks(pictures, 1 if not parts.frames else block, block), start=1):
                     parts.append(stream.push(_frames(codec, chunk)), len(chunk))
-                    if number % _KEEP_EVERY == 0 or interrupted():
+                    stop = interrupted()
+                    if stop or number % _KEEP_EVERY == 0:
                         parts.keep(stream)
                     if progress:
                         progress(parts.frames, total)
-                    if interrupted():
+                    if stop:
                         raise KeyboardInterrupt(f"{parts.frames} frames of {source} are kept: encode it again to go on")
                 parts.append(stream.finish(), 0)
             return parts.join()

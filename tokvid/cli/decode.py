@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from tokvid.cli.encode import add_tile_options, open_codec, tile_options
+from tokvid.cli.encode import add_tile_options, tile_options
 from tokvid.cli.file_pairs import FilePair, pairs
 from tokvid.cli.progress import Pace, counted
 from tokvid.codes_file import SUFFIX
@@ -30,9 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
     found = pairs(arguments.input, arguments.output, {SUFFIX}, ".mp4", force=arguments.force)
     tiles = tile_options(arguments)
     from tokvid.provenance import provenance
+    from tokvid.runtime import default_device
+    from tokvid_tokenizers import load_codec
     from tokvid_tokenizers.files import decode_file
 
-    codec = open_codec(arguments.codec)
+    codec = load_codec(arguments.codec, device=default_device())
 
     def decode(pair: FilePair) -> str:
         made_by = {"codes": pair.source.name, "codec": codec.codec_id, **provenance()}

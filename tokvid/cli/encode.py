@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 from tokvid.cli.file_pairs import FilePair, pairs
 from tokvid.cli.generate import parse_size
 from tokvid.cli.progress import Pace, counted
 from tokvid.codes_file import SUFFIX, CodesFacts
 from tokvid.data.folder_scan import VIDEO_SUFFIXES
-
-if TYPE_CHECKING:
-    from tokvid_tokenizers import VideoCodec
 
 
 class TileOptions(TypedDict):
@@ -66,23 +63,17 @@ def tile_options(arguments: argparse.Namespace) -> TileOptions:
     return {"tile": parse_size(arguments.tile) if arguments.tile else None, "halo": arguments.halo}
 
 
-def open_codec(name: str) -> VideoCodec:
-    """The codec, where it computes fastest."""
-    from tokvid.runtime import default_device
-    from tokvid_tokenizers import load_codec
-
-    return load_codec(name, device=default_device())
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Encode every video, one line each."""
     found = pairs(arguments.input, arguments.output, VIDEO_SUFFIXES, SUFFIX, force=arguments.force)
     size = parse_size(arguments.size) if arguments.size else None
     tiles = tile_options(arguments)
     from tokvid.provenance import provenance
+    from tokvid.runtime import default_device
+    from tokvid_tokenizers import load_codec
     from tokvid_tokenizers.files import encode_file
 
-    codec = open_codec(arguments.codec)
+    codec = load_codec(arguments.codec, device=default_device())
 
     def encode(pair: FilePair) -> str:
         with counted(f"encode {pair.source.name}", "frames") as progress:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from tokvid.atomic import write_text
 from tokvid.cli.clip_options import SPRITES, add_shape_options, shape
-from tokvid.cli.encode import open_codec
 from tokvid.cli.progress import counted
 from tokvid.errors import DataError
 from tokvid.hub import CODEC_PREFIXES, local_folder
@@ -89,11 +88,12 @@ def _run_codec(arguments: argparse.Namespace, output: Path) -> int:
     from tokvid.metrics.perceptual import LPIPS, PictureDistance
     from tokvid.metrics.x264 import psnr_at, x264_curve
     from tokvid.provenance import provenance
-    from tokvid.runtime import prepare
+    from tokvid.runtime import default_device, prepare
+    from tokvid_tokenizers import load_codec
     from tokvid_tokenizers.full_evaluation import by_video, evaluate_codec, table
 
     prepare(0)
-    codec = open_codec(arguments.model)
+    codec = load_codec(arguments.model, device=default_device())
     codec.grid_for(num_frames, height, width)  # before clips are decoded that it could not take
     distances: dict[str, PictureDistance] | None = (
         {"lpips": LPIPS(*arguments.lpips).distance} if arguments.lpips else None

@@ -31,9 +31,11 @@ def run(arguments: argparse.Namespace) -> int:
     size = parse_size(arguments.size) if arguments.size else None
     tiles = encode.tile_options(arguments)
     from tokvid.provenance import provenance
+    from tokvid.runtime import default_device
+    from tokvid_tokenizers import load_codec
     from tokvid_tokenizers.files import decode_file, encode_file
 
-    codec = encode.open_codec(arguments.codec)
+    codec = load_codec(arguments.codec, device=default_device())
 
     def reconstruct(pair: FilePair) -> str:
         made_by = {"reconstruction_of": pair.source.name, "codec": codec.codec_id, **provenance()}
