@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from tokvid.errors import ConfigError
+from tokvid_lm.chat_tokens import with_chat
 from tokvid_lm.text_tokenizer import train_text_tokenizer
 from tokvid_lm.training_config import LMRecipe, PretrainedModelConfig, ScratchModelConfig, TrainedModelConfig
 from tokvid_lm.video_lm import VideoLM
@@ -27,7 +28,7 @@ def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: Sequence[str]) -> Vi
     """The model of a recipe before its first step, in float32; the same for the same seed and captions."""
     model = recipe.model
     if isinstance(model, TrainedModelConfig):
-        return _trained(recipe, model.name, codec)
+        return _trained(recipe, model, codec)
     if isinstance(model, PretrainedModelConfig):
         lm = VideoLM.extend(model.name, codec=codec, **_writing(recipe))
         lm.model.float()
@@ -38,9 +39,12 @@ def build_lm(recipe: LMRecipe, codec: VideoCodec, captions: Sequence[str]) -> Vi
     return VideoLM.extend(scratch, codec=codec, tokenizer=tokenizer, **_writing(recipe))
 
 
-def _trained(recipe: LMRecipe, name: str, codec: VideoCodec) -> VideoLM:
+def _trained(recipe: LMRecipe, model: TrainedModelConfig, codec: VideoCodec) -> VideoLM:
     """The saved model, which writes documents as the recipe says."""
+    name = model.name
     lm = VideoLM.from_pretrained(name, dtype=torch.float32)
+    if recipe.chats and not lm.vocabulary.chats:
+        lm = with_chat(lm)
     if lm.codec.codec_id != codec.codec_id:
         raise ConfigError(
             f"the model {name} speaks the codes of {lm.codec.codec_id}, the recipe's codec is {codec.codec_id}: set"
@@ -57,7 +61,25 @@ def _trained(recipe: LMRecipe, name: str, codec: VideoCodec) -> VideoLM:
     if wrong:
         raise ConfigError(f"the model {name} was made with other documents than the recipe's: set {', '.join(wrong)}")
     lm.diffusion_head = None  # it refines by hidden states that will be others
+    if model.max_positions is not None:
+        _lengthen(lm.model, model.max_positions, name)
     return lm
+
+
+def _lengthen(model: PreTrainedModel, positions: int, name: str) -> None:
+    """Let ``model`` read so many ids; its rotary positions go on as they are."""
+    config = model.config.get_text_config(decoder=True)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "default":
+        raise ConfigError(
+            f"the model {name} has no plain rotary positions, which alone go on without new weights: leave"
+            " model.max_positions out"
+        )
+    if positions < config.max_position_embeddings:
+        raise ConfigError(
+            f"model.max_positions is {positions}, the model {name} reads {config.max_position_embeddings} already"
+        )
+    config.max_position_embeddings = positions
 
 
 def _writing(recipe: LMRecipe) -> dict[str, Any]:
@@ -68,6 +90,7 @@ def _writing(recipe: LMRecipe) -> dict[str, Any]:
         "positions": recipe.positions,
         "factors": recipe.factors,
         "num_actions": recipe.num_actions,
+        "chat": recipe.chats,
         "seed": recipe.seed,
     }
 

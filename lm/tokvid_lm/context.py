@@ -36,7 +36,7 @@ def longest_document(
     assert isinstance(recipe.model, ScratchModelConfig), "an extended model brings its own text tokenizer"
     tokenizer = train_text_tokenizer(captions, recipe.model.text_vocab_size)
     size = text_tokenizer_size(tokenizer)
-    names = special_tokens(recipe.num_actions)
+    names = special_tokens(recipe.num_actions, chat=recipe.chats)
     vocabulary = VideoVocabulary(
         text_size=size,
         special={name: size + number for number, name in enumerate(names)},

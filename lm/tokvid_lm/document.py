@@ -79,11 +79,13 @@ class DocumentWriter:
         asked: Bools,
         masked: Bools | None = None,
         action_ids: Ints | None = None,
+        open_asked: bool = False,
     ) -> None:
         """A whole video of ``code_ids`` ``[S]``, in the mode of its header, with the ids of its actions if it has any.
 
         ``asked`` ``[S]``: the codes that the model must give. In the masked modes they are hidden; ``masked`` (None:
-        ``asked``) may hide more, and what is hidden and not asked for teaches nothing.
+        ``asked``) may hide more, and what is hidden and not asked for teaches nothing. With ``open_asked`` that a video
+        comes is asked for, too.
         """
         body = self.template.body(header)
         ids, is_code = body.ids.numpy().copy(), body.is_code.numpy()
@@ -92,7 +94,7 @@ class DocumentWriter:
         wanted, hidden = np.zeros((2, len(ids)), bool)
         wanted[is_code] = asked
         hidden[is_code] = asked if masked is None else masked
-        self.header(header)
+        self.header(header, open_asked=open_asked)
         where = _Where(body.frame.numpy(), is_code, self._cells(header, is_code), self._length + int(is_code.argmax()))
         if header.mode == "next_token":
             self._causal(ids, asked=wanted, where=where)
@@ -102,9 +104,10 @@ class DocumentWriter:
             self._frames(ids, hidden, wanted, where)
         self._causal(np.array([self.vocabulary.close_id]))
 
-    def header(self, header: VideoHeader) -> None:
-        """The header of a video to come."""
-        self._causal(np.asarray(self.template.header(header), np.int64))
+    def header(self, header: VideoHeader, *, open_asked: bool = False) -> None:
+        """The header of a video to come; with ``open_asked`` its first id is asked for."""
+        ids = np.asarray(self.template.header(header), np.int64)
+        self._causal(ids, asked=np.arange(len(ids)) < int(open_asked))
 
     def known(self, code_ids: Ints, known: Bools, grid: Grid) -> None:
         """A condition prefix: the known cells of a video, for what follows and could not see them in their place.

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokvid.data.dialogues import open_dialogues
 from tokvid.errors import DataError
 from tokvid.grid import Grid
+from tokvid_lm.chat_documents import ChatDocuments, CodedDialogues
 from tokvid_lm.code_source import CodeSource, ShardClips
 from tokvid_lm.document import IGNORED, TEXT
 from tokvid_lm.documents import Documents
@@ -86,6 +88,7 @@ def _entry_sizes(
         prompt_drop=training.prompt_drop,
         score_text=training.score_text,
         seed=recipe.seed,
+        dialogues=_planned_dialogues(recipe, processor) if entry.objective == "chat" else None,
     )
     written = [documents.document(sample, latent_frames) for sample in range(_SAMPLES)]
     lengths = [len(document) for document in written]
@@ -93,6 +96,18 @@ def _entry_sizes(
     codes = [int(((document.labels != IGNORED) & (document.frame != TEXT)).sum()) for document in written]
     read = max(int(document.index.max()) + 1 for document in written)
     return float(np.mean(lengths)), max(lengths), read, float(np.mean(text)), float(np.mean(codes))
+
+
+def _planned_dialogues(recipe: LMRecipe, processor: VideoProcessor) -> ChatDocuments:
+    """The first dialogues of a recipe, whose clips are all code 0."""
+    assert recipe.dialogues is not None, "a recipe with a share of the objective chat has dialogues"
+    source, codec = open_dialogues(recipe.dialogues, "train"), processor.codec
+    turns = [source.load(number).turns for number in range(min(_SAMPLES, len(source)))]
+    counts = [sum(isinstance(piece, int) for turn in each for piece in turn.pieces) for each in turns]
+    grid = codec.grid_for(source.num_frames, *source.size)
+    codes = torch.zeros(sum(counts), codec.num_codebooks, grid.t, grid.h, grid.w, dtype=torch.int64)
+    coded = CodedDialogues(turns=tuple(turns), codes=codes, first=np.cumsum([0, *counts[:-1]]), fps=source.fps)
+    return ChatDocuments(processor, coded, seed=recipe.seed)
 
 
 class _SizedProcessor(VideoProcessor):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tokvid.errors import DataError
 from tokvid.grid import Grid
+from tokvid_lm.chat_documents import ChatDocuments
 from tokvid_lm.code_source import CodeSource
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.mixture import Mixture, MixtureConfig, hide
@@ -55,7 +56,7 @@ class Documents:
     The clips are cut into ``parts``, stretches of as many clips each, and sample n shows one of part ``n % parts``.
     ``mixture`` says what is learned from the clips. ``prompt_drop`` of the documents lose their caption, which guidance
     needs. With ``score_text`` captions and the end of a document are asked for too. With ``shuffle`` off sample n shows
-    clip n.
+    clip n. ``dialogues`` are for the shares of the objective ``chat``; they are seen whole, whatever is seen of clips.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class Documents:
         seed: int = 0,
         shuffle: bool = True,
         parts: int = 1,
+        dialogues: ChatDocuments | None = None,
     ) -> None:
         self.parts = parts
+        self.dialogues = dialogues
         self.processor = processor
         self.clips = clips
         self.mixture = Mixture(mixture, seed=seed)
@@ -93,6 +96,11 @@ class Documents:
     def __len__(self) -> int:
         return len(self.clips)
 
+    @property
+    def _chat(self) -> ChatDocuments:
+        assert self.dialogues is not None, "a recipe with a share of the objective chat has dialogues"
+        return self.dialogues
+
     def caption(self, clip: int) -> npt.NDArray[np.int32]:
         """The ids of the caption of a clip."""
         return self._captions[self._bounds[clip] : self._bounds[clip + 1]]
@@ -111,6 +119,8 @@ class Documents:
 
     def length(self, sample: int, latent_frames: int | None = None) -> int:
         """``len(self.document(sample, latent_frames))``, without writing it."""
+        if self.mixture.entry(sample).objective == "chat":
+            return self._chat.length(self.mixture, sample, shuffle=self.shuffle)
         shown = self._shown(sample, latent_frames)
         length = len(self._start) + len(shown.caption)
         if self._ends(shown.entry):
@@ -128,6 +138,8 @@ class Documents:
 
     def document(self, sample: int, latent_frames: int | None = None) -> Document:
         """What ``sample`` shows, with ``latent_frames`` only the first of them, as a clip of that length."""
+        if self.mixture.entry(sample).objective == "chat":
+            return self._chat.document(self.mixture, sample, shuffle=self.shuffle)
         shown = self._shown(sample, latent_frames)
         entry = shown.entry
         writer = DocumentWriter(self.processor.template, self.processor.layout)
@@ -152,6 +164,8 @@ class Documents:
                     f"passages of {passage} ids of {file} do not fit the {positions} that the model reads: lower"
                     " passage"
                 )
+        if self.dialogues is not None:
+            self.dialogues.check_context(positions, pack=pack, entries=self.mixture.entries)
         lengths = [self._longest(clip) for clip in range(len(self.clips))]
         read, where = max((read, -clip) for clip, (read, _) in enumerate(lengths))
         if positions is not None and read > positions:
@@ -173,6 +187,8 @@ class Documents:
         video = template.length(VideoHeader(grid=grid, fps=self.clips.fps_of(clip), actions=actions))
         text, end, written = len(self._start) + len(self.caption(clip)), len(self._end), 0
         for entry in self.mixture.entries:
+            if entry.objective == "chat":
+                continue
             length = len(self._start) + entry.passage if entry.file else text + (end if self._ends(entry) else 0)
             length += 0 if entry.objective == "text" else video
             if entry.mode == "frame" and entry.task == "text_to_video":  # of other tasks known frames have no copies
@@ -186,6 +202,8 @@ class Documents:
         found = hashlib.sha256(self.clips.digest().encode() + self._captions.tobytes())
         for passages in self._passages.values():
             found.update(passages.ids.tobytes())
+        if self.dialogues is not None:
+            found.update(self.dialogues.digest().encode())
         return found.hexdigest()
 
     def _ends(self, entry: MixtureConfig) -> bool:

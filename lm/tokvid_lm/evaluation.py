@@ -23,6 +23,7 @@ from tokvid.errors import ShapeError
 from tokvid.frames import to_pictures
 from tokvid.runtime import evaluation_mode
 from tokvid_lm.batch_plan import Batch
+from tokvid_lm.chat_documents import ChatDocuments
 from tokvid_lm.code_source import CodeSource
 from tokvid_lm.collate import Collator
 from tokvid_lm.documents import Documents
@@ -33,6 +34,7 @@ from tokvid_lm.video_lm import VideoLM
 from tokvid_lm.vocabulary import MODES
 
 _MOST_COUNTED = 16_384
+_TALK = MixtureConfig(objective="chat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class CodeLosses:
     """Nats a label of the model on held-out clips, and of guessing codes from how common each is in training.
 
     ``validation`` is by what is asked for: codes by mode (``next_token``, ``maskgit``, ``frame``), the ids of a
-    ``caption`` after its video, and of ``text`` alone.
+    ``caption`` after its video, of ``text`` alone, and of what is said in a ``chat``.
     """
 
     validation: Mapping[str, float]
@@ -69,6 +71,7 @@ def validation_losses(
     clips: CodeSource,
     mixture: Sequence[MixtureConfig],
     *,
+    dialogues: ChatDocuments | None = None,
     answer: Callable[..., Any] | None = None,
     batch_size: int = 64,
     autocast: torch.dtype | None = None,
@@ -76,34 +79,50 @@ def validation_losses(
     """Mean nats a label over all clips, captions given, in evaluation mode: of codes by mode, and of captions.
 
     Every mode of the ``mixture`` is measured on its own, from text alone; of the masked ones with masked shares drawn
-    from their schedule, the same each time. Passages of a text are left out: nothing of it is held out.
+    from their schedule, the same each time. Of ``dialogues`` the words of the assistant are measured, and that it
+    shows a video; passages of a text are left out: nothing of it is held out.
     ``answer`` is what answers a batch with its loss: in training the model itself, whose forward is the objective.
     """
     answer = answer or VideoObjective(lm.model, lm.vocabulary)
     found: dict[str, float] = {}
     for entry in mixture:
-        if entry.objective not in found and not entry.file:
+        if entry.objective in found or entry.file:
+            continue
+        if entry.objective == "chat":
+            documents = Documents(lm.processor, clips, mixture=(_TALK,), shuffle=False, dialogues=dialogues)
+            count = 0 if dialogues is None else len(dialogues)
+            found["chat"] = _mean_nats(lm, documents, answer, batch_size, autocast, count=count, text_alone=True)
+        else:
             alone = MixtureConfig(objective=entry.objective, schedule=entry.schedule)
             documents = Documents(lm.processor, clips, mixture=(alone,), shuffle=False)
-            found[entry.objective] = _mean_nats(lm, documents, answer, batch_size, autocast)
+            found[entry.objective] = _mean_nats(lm, documents, answer, batch_size, autocast, count=len(documents))
     return found
 
 
 def _mean_nats(
-    lm: VideoLM, documents: Documents, answer: Callable[..., Any], batch_size: int, autocast: torch.dtype | None
+    lm: VideoLM,
+    documents: Documents,
+    answer: Callable[..., Any],
+    batch_size: int,
+    autocast: torch.dtype | None,
+    *,
+    count: int,
+    text_alone: bool = False,
 ) -> float:
+    """Of the first ``count`` documents."""
     device = lm.model.device
     collator = Collator(documents, pad_id=lm.pad_id, positions=lm.positions)
-    nats, count = 0.0, 0.0
+    nats, labels = 0.0, 0.0
+    kinds = slice(0, 1) if text_alone else slice(None)
     with evaluation_mode(lm.model):
-        for start in range(0, len(documents), batch_size):
-            numbers = range(start, min(start + batch_size, len(documents)))
+        for start in range(0, count, batch_size):
+            numbers = range(start, min(start + batch_size, count))
             batch = collator([Batch(rows=tuple((number,) for number in numbers))])
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 parts = answer(**{name: tensor.to(device) for name, tensor in batch.items()})
-            nats += float(parts["nats"].sum())
-            count += float(parts["count"].sum())
-    return nats / count
+            nats += float(parts["nats"][kinds].sum())
+            labels += float(parts["count"][kinds].sum())
+    return nats / labels
 
 
 @torch.no_grad()

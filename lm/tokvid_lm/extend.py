@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from tokvid.errors import ModelError
+from tokvid_lm.chat_template import set_up_chat
 from tokvid_lm.loading import load_causal_lm, load_tokenizer
 from tokvid_lm.vocabulary import VideoVocabulary, special_tokens
 from tokvid_tokenizers import VideoCodec
@@ -40,13 +41,15 @@ def extend(
     tokenizer: PreTrainedTokenizerBase | None = None,
     factors: tuple[int, ...] = (),
     num_actions: int = 0,
+    chat: bool = False,
     seed: int = 0,
 ) -> Extended:
     """Extend a model (changed in place, its parameters keep their dtype and device) or a name or folder.
 
     ``tokenizer`` (copied, not changed) is needed with a model and may be left out with a name. ``factors`` split
-    codes into digits, ``num_actions`` special tokens are for actions: see :class:`VideoVocabulary`. New rows depend
-    on ``seed`` alone. Raises :class:`ModelError`, before anything is changed, for a model that cannot be extended.
+    codes into digits, ``num_actions`` special tokens are for actions: see :class:`VideoVocabulary`. With ``chat`` there
+    are special tokens for turns, and the text tokenizer's chat template is ours. New rows depend on ``seed`` alone.
+    Raises :class:`ModelError`, before anything is changed, for a model that cannot be extended.
     """
     if isinstance(model_or_name, PreTrainedModel):
         model = model_or_name
@@ -62,7 +65,7 @@ def extend(
     tokenizer, text_size = copy.deepcopy(tokenizer), text_tokenizer_size(tokenizer)
     vocabulary = VideoVocabulary(
         text_size=text_size,
-        special=_add_special_tokens(tokenizer, text_size, special_tokens(num_actions)),
+        special=add_special_tokens(tokenizer, text_size, special_tokens(num_actions, chat=chat)),
         code_offset=max(old_rows, text_tokenizer_size(tokenizer)),
         codebook_size=codec.codebook_size,
         num_codebooks=codec.num_codebooks,
@@ -79,6 +82,8 @@ def extend(
         _fill(head.weight, vocabulary, vectors, old_rows, seed=seed + 1)
     if head.bias is not None:
         _fill_bias(head.bias, vocabulary, old_rows)
+    if chat:
+        set_up_chat(model, tokenizer, vocabulary)
     return Extended(model=model, tokenizer=tokenizer, vocabulary=vocabulary)
 
 
@@ -149,7 +154,8 @@ def factor_vectors(vectors: Tensor, factors: tuple[int, ...]) -> list[Tensor]:
     return [table.mean(dim=axes) if axes else table for axes in others]
 
 
-def _add_special_tokens(tokenizer: PreTrainedTokenizerBase, text_size: int, names: tuple[str, ...]) -> dict[str, int]:
+def add_special_tokens(tokenizer: PreTrainedTokenizerBase, text_size: int, names: tuple[str, ...]) -> dict[str, int]:
+    """Add ``names`` to a text tokenizer of ``text_size`` ids; the id of each. :class:`ModelError` for one it has."""
     known = tokenizer.get_vocab()
     clash = [name for name in names if name in known]
     if clash:

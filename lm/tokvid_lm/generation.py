@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from tokvid_lm.video_lm import VideoLM
 
 Prompts = Sequence[Segment] | Sequence[Sequence[Segment]]
-_SAMPLERS = {"next_token": sample_codes, "maskgit": sample_at_once, "frame": sample_by_frame}
+SAMPLERS = {"next_token": sample_codes, "maskgit": sample_at_once, "frame": sample_by_frame}
+"""What draws the codes of videos, by mode."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,7 +140,7 @@ def draw_text(
     """The text that follows each prompt, at most ``max_new_tokens`` ids, the copies one after the other."""
     if sampling.guided:
         raise ModelError("guidance_scale is for video; leave it at 1.0 to generate text")
-    ends = _end_ids(lm.model, lm.tokenizer)
+    ends = end_ids(lm.model, lm.tokenizer)
     allowed = Grammar.text(lm.vocabulary, ends).masks[0, : max(lm.vocabulary.text_size, *ends, 0) + 1]
     prompts = [document for segments in batch for document in [lm.document(segments)] * copies]
     check_context(lm.model, max(map(len, prompts)) + max_new_tokens - 1)
@@ -181,7 +182,7 @@ def stream_ids(
     check_context(lm.model, max(map(len, prompts)) + len(canvas) + 1)
     with sampling_from(lm.model, way.autocast):
         runner = Runner(lm.model, lm.head, prompts, len(canvas), positions=lm.positions, way=way)
-        for frame, ids in _SAMPLERS[sampling.mode](runner, canvas, lm.vocabulary, sampling, samples):
+        for frame, ids in SAMPLERS[sampling.mode](runner, canvas, lm.vocabulary, sampling, samples):
             yield frame, ids[:, canvas.is_code]
 
 
@@ -227,7 +228,7 @@ def _prompt(lm: VideoLM, request: Request, header: VideoHeader, canvas: Canvas) 
     return writer.finish()
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids that end a text: the text tokenizer's eos and those of the model's generation settings."""
     settings = getattr(model.generation_config, "eos_token_id", None)
     ids = [] if settings is None else list(settings) if isinstance(settings, list | tuple) else [settings]

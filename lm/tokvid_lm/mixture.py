@@ -23,7 +23,7 @@ from tokvid_lm.noise import uniform
 from tokvid_lm.tasks import VideoTask
 from tokvid_lm.vocabulary import MODES, Mode
 
-Objective = Literal["next_token", "maskgit", "frame", "caption", "text"]
+Objective = Literal["next_token", "maskgit", "frame", "caption", "text", "chat"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,9 @@ class MixtureConfig:
 
     ``objective``: the codes of a video by next-token, masked at once, or masked frame by frame; ``caption``: the text
     of a video that is read; ``text``: the caption alone, or passages of ``passage`` ids of the UTF-8 text ``file``,
-    which keep a pretrained model's text. ``task``: which cells are given. ``weight`` is what a code of it counts.
-    ``schedule`` is from where masked shares are drawn.
+    which keep a pretrained model's text; ``chat``: all that the assistant says in a dialogue, whose videos are drawn in
+    ``video_mode`` (in a masked mode the dialogue ends with one of them). ``task``: which cells are given. ``weight`` is
+    what a code of it counts. ``schedule`` is from where masked shares are drawn.
     """
 
     objective: Objective = "next_token"
@@ -43,33 +44,34 @@ class MixtureConfig:
     schedule: MaskSchedule = field(default_factory=MaskSchedule)
     file: str = ""
     passage: int = 128
+    video_mode: Mode = "next_token"
 
     def __post_init__(self) -> None:
         positive(self, "share")
         at_least(self, 0, "weight")
         at_least(self, 2, "passage")
         finite(self, "share", "weight")
-        if self.objective in ("caption", "text") and self.task != "text_to_video":
-            raise ConfigError(
-                f"the objective {self.objective} draws no video, so it has no task: leave {self.task} out"
-            )
+        if not self.draws_video and self.task != "text_to_video":
+            raise ConfigError(f"the objective {self.objective} draws no video of a task: leave {self.task} out")
+        if self.objective != "chat" and self.video_mode != "next_token":
+            raise ConfigError(f"video_mode is for the objective chat; {self.objective} says itself how codes are drawn")
         if self.file and self.objective != "text":
             raise ConfigError(f"the objective {self.objective} reads clips, not the file {self.file}: leave it out")
 
     @property
     def mode(self) -> Mode:
         """The mode of the video; a video that is read is written in the next-token mode."""
-        return self.objective if self.objective in MODES else "next_token"
+        return self.objective if self.objective in MODES else self.video_mode
 
     @property
     def draws_video(self) -> bool:
-        """Whether codes are asked for."""
+        """Whether the codes of its clip are asked for, and that of nothing else."""
         return self.objective in MODES
 
 
 # Parts the noise of a document from the samplers' of the same seed, and its uses from one another.
 _STREAM = 0x50D0
-_DROP, _ENTRY, _TASK, _MASK, _PASSAGE = range(5)
+_DROP, _ENTRY, _TASK, _MASK, _PASSAGE, _CUT = range(6)
 _TOGETHER = 256  # samples whose few draws are made at once: alone each takes as long
 
 
@@ -98,6 +100,10 @@ class Mixture:
     def passage_noise(self, sample: int) -> float:
         """A number in [0, 1): where in its text a passage starts."""
         return float(self._few(sample, _PASSAGE, 1)[0])
+
+    def cut_noise(self, sample: int) -> float:
+        """A number in [0, 1): after which of its drawn videos a dialogue ends."""
+        return float(self._few(sample, _CUT, 1)[0])
 
     def mask_noise(self, sample: int, count: int) -> npt.NDArray[np.float64]:
         """``count`` numbers in [0, 1)."""

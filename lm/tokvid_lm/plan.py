@@ -196,7 +196,7 @@ def _extended(recipe: LMRecipe, codec: VideoCodec) -> tuple[Any, VideoVocabulary
         config = load_config(model.name)
         text_size = text_tokenizer_size(load_tokenizer(model.name))
         old_rows = config.get_text_config(decoder=True).vocab_size
-    names = special_tokens(recipe.num_actions)
+    names = special_tokens(recipe.num_actions, chat=recipe.chats)
     vocabulary = VideoVocabulary(
         text_size=text_size,
         special={name: text_size + place for place, name in enumerate(names)},

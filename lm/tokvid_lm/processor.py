@@ -21,10 +21,10 @@ from tokvid.hub import HubOptions, local_folder
 from tokvid_lm.document import DocumentWriter
 from tokvid_lm.layout import Layout, build_layout
 from tokvid_lm.loading import load_saved_tokenizer
-from tokvid_lm.segments import Segment, TextSegment, VideoSegment, split
+from tokvid_lm.segments import Role, Segment, TextSegment, Turn, VideoSegment, split
 from tokvid_lm.templates import Template, VideoHeader, build_template
 from tokvid_lm.video_lm_folder import read_facts, saved_codec, saved_vocabulary
-from tokvid_lm.vocabulary import VideoVocabulary
+from tokvid_lm.vocabulary import ASSISTANT, END_OF_TURN, USER, VideoVocabulary
 from tokvid_tokenizers import VideoCodec
 
 
@@ -101,6 +101,40 @@ class VideoProcessor:
     def write(self, writer: DocumentWriter, segments: Sequence[Segment]) -> None:
         """Write a prompt: bos and its segments, videos in the next-token mode, which any causal model can read."""
         writer.text(self.start_ids(), scored=False)
+        self._write_segments(writer, segments)
+
+    def write_turns(self, writer: DocumentWriter, turns: Sequence[Turn], *, open_last: bool = False) -> None:
+        """Write a conversation: bos, and of each turn who speaks, its segments and its end.
+
+        With ``open_last`` the last turn goes on. :class:`ModelError` for a model that has no ids for turns.
+        """
+        writer.text(self.start_ids(), scored=False)
+        for number, turn in enumerate(turns):
+            writer.text([self.role_id(turn.role)], scored=False)
+            self._write_segments(writer, turn.segments)
+            if not open_last or number + 1 < len(turns):
+                writer.text([self.end_of_turn_id], scored=False)
+
+    def role_id(self, role: Role) -> int:
+        """The id that begins a turn of ``role``."""
+        self.check_chats()
+        return self.vocabulary.special[USER if role == "user" else ASSISTANT]
+
+    @property
+    def end_of_turn_id(self) -> int:
+        """The id that ends a turn."""
+        self.check_chats()
+        return self.vocabulary.special[END_OF_TURN]
+
+    def check_chats(self) -> None:
+        """Raise :class:`ModelError` unless the vocabulary has ids for turns."""
+        if not self.vocabulary.chats:
+            raise ModelError(
+                "this model has no chat template: it was not trained to talk; train one on dialogues (tokvid train"
+                " lm/sprites-chat), or extend one with chat=True"
+            )
+
+    def _write_segments(self, writer: DocumentWriter, segments: Sequence[Segment]) -> None:
         for segment in segments:
             if isinstance(segment, TextSegment):
                 writer.text(self.encode_text(segment.text), scored=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -62,6 +63,25 @@ class VideoSegment:
 
 
 Segment = TextSegment | VideoSegment
+
+
+Role = Literal["user", "assistant"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side of a conversation says: text and videos in any order and number."""
+
+    role: Role
+    segments: tuple[Segment, ...]
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ShapeError(f"a turn is that of {' or '.join(ROLES)}, got {self.role!r}")
+        wrong = [segment for segment in self.segments if not isinstance(segment, TextSegment | VideoSegment)]
+        if wrong:
+            raise ShapeError(f"a turn holds TextSegment and VideoSegment, got {type(wrong[0]).__name__}")
 
 
 @dataclass(frozen=True)

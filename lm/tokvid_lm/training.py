@@ -29,7 +29,9 @@ from tokvid.across_processes import any_process, found_by_the_first, joined_proc
 from tokvid.atomic import write_text
 from tokvid.checkpoint import check_unused
 from tokvid.config import to_mapping
+from tokvid.data.clip import Split
 from tokvid.data.clips import ClipArray, ClipSource
+from tokvid.data.dialogues import open_dialogues
 from tokvid.deepspeed_config import check_agreement, expect_its_accelerator, read_deepspeed, zero_stage
 from tokvid.errors import ConfigError
 from tokvid.grid import latent_frames
@@ -42,6 +44,7 @@ from tokvid.weights import check_weights
 from tokvid_lm.adapters import Adapters, trained_adapters
 from tokvid_lm.batch_plan import BatchPlan, Stage
 from tokvid_lm.building import build_lm
+from tokvid_lm.chat_documents import ChatDocuments, CodedDialogues, code_dialogues
 from tokvid_lm.code_clips import Progress, code_clips
 from tokvid_lm.code_source import CodeSource, ShardClips
 from tokvid_lm.collate import Collator
@@ -127,23 +130,24 @@ def _train_on_codes(
     check_curriculum(recipe.training, clips.latent_frames)
     output = Path(recipe.output)
     check_output(output, resume=resume)
-    lm = build_lm(recipe, codec, clips.captions)
-    documents = _documents(recipe, lm, clips)
-    held_out_documents = _documents(recipe, lm, held_out)
+    dialogues = _dialogues(recipe, codec, "train")
+    lm = build_lm(recipe, codec, (*clips.captions, *(() if dialogues is None else dialogues.texts())))
+    documents = _documents(recipe, lm, clips, dialogues)
+    held_out_documents = _documents(recipe, lm, held_out, _dialogues(recipe, codec, "held_out"))
     positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
     documents.check_context(positions, pack=recipe.training.pack)
     held_out_documents.check_context(positions)
     with joined_processes(alone=recipe.training.deepspeed is not None), only_run(output, wanted=is_main_process()):
         if not resume:
             check_unused(output)  # that run may have ended while clips were encoded here
-        return _run(recipe, lm, documents, clips, held_out, resume=resume)
+        return _run(recipe, lm, documents, held_out_documents, resume=resume)
 
 
 def _run(
-    recipe: LMRecipe, lm: VideoLM, documents: Documents, clips: CodeSource, held_out: CodeSource, *, resume: bool
+    recipe: LMRecipe, lm: VideoLM, documents: Documents, held_out_documents: Documents, *, resume: bool
 ) -> TrainedLM:
     """Train, measure and save ``lm``."""
-    output = Path(recipe.output)
+    output, clips, held_out = Path(recipe.output), documents.clips, held_out_documents.clips
     facts = run_facts(recipe, lm.codec, documents)
     checkpoint = checkpoint_to_resume(output, facts) if resume else None
     if checkpoint is None:
@@ -154,12 +158,17 @@ def _run(
     if is_main_process():
         write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
     lm.settings = _settings(recipe, clips)
-    adapters = _train(recipe, lm, documents, held_out, facts | {"bf16": bf16}, checkpoint)
+    adapters = _train(recipe, lm, documents, held_out_documents, facts | {"bf16": bf16}, checkpoint)
     lm.model.eval()
     autocast = torch.bfloat16 if bf16 else None
     losses = CodeLosses(
         validation=validation_losses(
-            lm, held_out, recipe.training.mixture, batch_size=recipe.training.batch_size, autocast=autocast
+            lm,
+            held_out,
+            recipe.training.mixture,
+            dialogues=held_out_documents.dialogues,
+            batch_size=recipe.training.batch_size,
+            autocast=autocast,
         ),
         unigram_entropy=found_by_the_first(lambda: unigram_entropy(clips)),
     )
@@ -184,7 +193,13 @@ def check_curriculum(config: LMTrainingConfig, latent_frames: int) -> None:
             )
 
 
-def _documents(recipe: LMRecipe, lm: VideoLM, clips: CodeSource) -> Documents:
+def _dialogues(recipe: LMRecipe, codec: VideoCodec, split: Split) -> CodedDialogues | None:
+    if recipe.dialogues is None:
+        return None
+    return code_dialogues(codec.to(default_device()), open_dialogues(recipe.dialogues, split))
+
+
+def _documents(recipe: LMRecipe, lm: VideoLM, clips: CodeSource, dialogues: CodedDialogues | None) -> Documents:
     config, passes = recipe.training, _passes(recipe)
     return Documents(
         lm.processor,
@@ -195,6 +210,7 @@ def _documents(recipe: LMRecipe, lm: VideoLM, clips: CodeSource) -> Documents:
         seed=recipe.seed,
         # Each pass of a step, and with it each process, reads shards of its own.
         parts=passes if isinstance(clips, ShardClips) and len(clips) >= passes else 1,
+        dialogues=None if dialogues is None else ChatDocuments(lm.processor, dialogues, seed=recipe.seed),
     )
 
 
@@ -217,12 +233,12 @@ def _train(
     recipe: LMRecipe,
     lm: VideoLM,
     documents: Documents,
-    held_out: CodeSource,
+    held_out_documents: Documents,
     facts: dict[str, Any],
     checkpoint: Path | None,
 ) -> Adapters | None:
     """Train; the adapters, which are merged, too."""
-    config = recipe.training
+    config, held_out = recipe.training, held_out_documents.clips
     deepspeed = deepspeed_settings(recipe)
     other = checkpoint is not None and read_facts(checkpoint)["processes"] != world_size()
     if other and deepspeed is not None and zero_stage(deepspeed) > 0:
@@ -273,6 +289,7 @@ def _train(
                 lm,
                 held_out,
                 config.mixture,
+                dialogues=held_out_documents.dialogues,
                 answer=lm.model,
                 batch_size=config.batch_size,
                 autocast=trainer.autocast_dtype,

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tokvid.config_checks import at_least, is_share, less_than, positive
 from tokvid.data.clips import DataConfig, SpriteDataConfig
+from tokvid.data.dialogues import DialogueDataConfig
 from tokvid.errors import ConfigError
 from tokvid.optimizer import AdamWConfig, OptimizerConfig
 from tokvid.runtime import Precision
@@ -69,11 +70,13 @@ class PretrainedModelConfig:
 class TrainedModelConfig:
     """A saved :class:`~tokvid_lm.VideoLM`, by Hub name or folder, that learns on; all of it, with its codec's ids.
 
-    What it was trained with besides its weights, the optimizer's averages among it, starts anew.
+    What it was trained with besides its weights, the optimizer's averages among it, starts anew. ``max_positions`` ids
+    (None: as many as before) are what it is to read from now on, which rotary positions alone allow.
     """
 
     kind: Literal["trained"] = "trained"
     name: str
+    max_positions: int | None = None
 
 
 ModelConfig = ScratchModelConfig | PretrainedModelConfig | TrainedModelConfig
@@ -200,7 +203,8 @@ class LMRecipe:
 
     What is learned of a clip is its caption and its codes, so ``data`` must suit the codec's strides. ``template``,
     ``layout`` and ``positions`` say how codes stand in a document, ``factors`` into which digits a large codebook is
-    split, and ``num_actions`` how many different actions clips have (0: none).
+    split, and ``num_actions`` how many different actions clips have (0: none). ``dialogues`` are what the shares of the
+    objective ``chat`` are about.
     """
 
     task: Literal["lm"] = "lm"
@@ -214,6 +218,7 @@ class LMRecipe:
     positions: PositionKind = "1d"
     factors: tuple[int, ...] = ()
     num_actions: int = 0
+    dialogues: DialogueDataConfig | None = None
     training: LMTrainingConfig = field(default_factory=LMTrainingConfig)
     evaluation: LMEvaluationConfig = field(default_factory=LMEvaluationConfig)
 
@@ -222,6 +227,14 @@ class LMRecipe:
             raise ConfigError(
                 f"evaluation.clips asks for {self.evaluation.clips} held-out captions, data.held_out_clips has"
                 f" {self.data.held_out_clips}: lower one or raise the other"
+            )
+        if self.chats != (self.dialogues is not None):
+            raise ConfigError(
+                "training.mixture has the objective chat, whose dialogues are not given: set dialogues, {kind: sprites}"
+                " say"
+                if self.chats
+                else "dialogues are given, but training.mixture has no share of the objective chat: add one, or leave"
+                " dialogues out"
             )
         adapted = isinstance(self.model, PretrainedModelConfig) and self.model.lora is not None
         if adapted and not isinstance(self.training.optimizer, AdamWConfig):
@@ -240,6 +253,11 @@ class LMRecipe:
                 raise ConfigError(
                     f"evaluation.sampling has the mode {sampling.mode}, which training.mixture leaves out"
                 )
+
+    @property
+    def chats(self) -> bool:
+        """Whether the model learns to talk."""
+        return any(entry.objective == "chat" for entry in self.training.mixture)
 
     @property
     def sampling(self) -> tuple[Sampling, ...]:

@@ -121,6 +121,7 @@ class VideoLM:
         positions: PositionKind = "1d",
         factors: tuple[int, ...] = (),
         num_actions: int = 0,
+        chat: bool = False,
         seed: int = 0,
     ) -> VideoLM:
         """Give a causal language model the codes of ``codec`` as new ids; see :func:`tokvid_lm.extend.extend`.
@@ -129,7 +130,9 @@ class VideoLM:
         """
         if isinstance(codec, str | Path):
             codec = load_codec(codec)
-        extended = extend(model, codec, tokenizer=tokenizer, factors=factors, num_actions=num_actions, seed=seed)
+        extended = extend(
+            model, codec, tokenizer=tokenizer, factors=factors, num_actions=num_actions, chat=chat, seed=seed
+        )
         return cls(
             extended.model,
             extended.tokenizer,

@@ -41,15 +41,19 @@ END_OF_ROW, END_OF_FRAME = "<|row|>", "<|frame|>"
 OPEN_KNOWN, CLOSE_KNOWN = "<|known|>", "<|/known|>"
 DIGITS = tuple(f"<|{digit}|>" for digit in range(10))
 MODE_TOKENS: dict[Mode, str] = {mode: f"<|mode:{mode}|>" for mode in MODES}
+USER, ASSISTANT, END_OF_TURN = "<|user|>", "<|assistant|>", "<|end|>"
+CHAT_TOKENS = (USER, ASSISTANT, END_OF_TURN)
+"""Of a model that talks: who speaks, and where a turn ends."""
 SPECIAL_TOKENS = (
     *(OPEN, CLOSE, MASK, *DIGITS, SEPARATOR, POINT, FPS, DURATION, ACTIONS, END_OF_HEADER),
     *(END_OF_ROW, END_OF_FRAME, OPEN_KNOWN, CLOSE_KNOWN, *MODE_TOKENS.values()),
 )
 
 
-def special_tokens(num_actions: int = 0) -> tuple[str, ...]:
-    """The names of all special tokens of a vocabulary with that many actions."""
-    return (*SPECIAL_TOKENS, *(action_token(action) for action in range(num_actions)))
+def special_tokens(num_actions: int = 0, *, chat: bool = False) -> tuple[str, ...]:
+    """The names of all special tokens of a vocabulary with that many actions, with ``chat`` those of turns too."""
+    actions = (action_token(action) for action in range(num_actions))
+    return (*SPECIAL_TOKENS, *actions, *(CHAT_TOKENS if chat else ()))
 
 
 def action_token(action: int) -> str:
@@ -84,10 +88,13 @@ class VideoVocabulary:
                 f"factors must be at least 2 each and multiply to the codebook's {self.codebook_size}, got"
                 f" {list(self.factors)} = {math.prod(self.factors)}"
             )
-        names = set(special_tokens(self.num_actions))
+        names = set(special_tokens(self.num_actions, chat=self.chats))
         if set(self.special) != names:
             odd = sorted(set(self.special) ^ names)
-            raise ModelError(f"the special tokens must be exactly {list(SPECIAL_TOKENS)} and actions; wrong: {odd}")
+            raise ModelError(
+                f"the special tokens must be exactly {list(SPECIAL_TOKENS)}, actions, and all of {list(CHAT_TOKENS)} or"
+                f" none; wrong: {odd}"
+            )
         ids = sorted(self.special.values())
         if len(set(ids)) != len(ids) or ids[0] < self.text_size or ids[-1] >= self.code_offset:
             raise ModelError(
@@ -112,7 +119,12 @@ class VideoVocabulary:
     @property
     def num_actions(self) -> int:
         """How many different actions there are; 0: videos come without."""
-        return len(self.special) - len(SPECIAL_TOKENS)
+        return len(self.special) - len(special_tokens(chat=self.chats))
+
+    @property
+    def chats(self) -> bool:
+        """Whether there are ids for turns of a conversation."""
+        return END_OF_TURN in self.special
 
     def action_ids(self, actions: Tensor) -> Tensor:
         """Actions int64 of any shape in [0, num_actions) to ids; raises :class:`ModelError` for others."""

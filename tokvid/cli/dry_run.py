@@ -75,6 +75,9 @@ def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
         "codec": _STAND_IN_CODEC,
         "evaluation": {"clips": 1},
     }
+    if recipe.dialogues is not None:
+        shape = {name: clips[name] for name in ("size", "num_frames")}
+        changed["dialogues"] = {"kind": "sprites", "train": 4, "held_out": 2, **shape}
     if recipe.factors:
         twos = [2] * (len(recipe.factors) - 1)
         changed["factors"] = [*twos, codec.codebook_size // 2 ** len(twos)]
@@ -91,7 +94,8 @@ def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
                 untrained = {**data, **changed, "model": {"kind": "pretrained", "name": name}}
                 name = str(Path(folder, "trained"))
                 build_lm(from_mapping(LMRecipe, untrained), codec, ()).save_pretrained(name)
-            changed["model"] = {**data["model"], "name": name}
+            longer = {"max_positions": None} if isinstance(model, TrainedModelConfig) else {}
+            changed["model"] = {**data["model"], "name": name, **longer}
         tiny = from_mapping(LMRecipe, {**data, **changed, "output": str(Path(folder, "run"))})
         assert not isinstance(tiny.data, ShardDataConfig)
         lm = train_lm(tiny, *load_splits(tiny.data), codec=codec).lm

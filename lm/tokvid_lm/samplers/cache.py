@@ -62,6 +62,14 @@ class ReservedLayer(DynamicLayer):
         keys, values = self._buffers
         self.keys, self.values = keys[..., :length, :], values[..., :length, :]
 
+    def grow(self, capacity: int) -> None:
+        """Make room for ``capacity`` positions; what is held stays."""
+        if self._buffers is not None and capacity > self.capacity:
+            keys, values = self._buffers
+            self._reserve(keys, values, capacity)
+            self.holds(self.get_seq_length())
+        self.capacity = max(self.capacity, capacity)
+
     def _reserve(self, key_states: Tensor, value_states: Tensor, capacity: int) -> None:
         held = self.get_seq_length()
         if not self.is_initialized:
@@ -93,6 +101,11 @@ class ReservedCache(DynamicCache):
         """Forget all but the first ``length`` positions."""
         for layer in self._reserved:
             layer.rewind(length)
+
+    def grow(self, capacity: int) -> None:
+        """Make room for ``capacity`` positions."""
+        for layer in self._reserved:
+            layer.grow(capacity)
 
     @contextmanager
     def written_at(self, place: Tensor, end: int) -> Iterator[None]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tokvid_lm.guidance import guide
 from tokvid_lm.noise import uniform
 from tokvid_lm.samplers.canvas import Canvas
-from tokvid_lm.samplers.runner import Runner
+from tokvid_lm.samplers.runner import Rows
 from tokvid_lm.samplers.sampling import Sampling, draw
 from tokvid_lm.vocabulary import VideoVocabulary
 
@@ -24,7 +24,7 @@ _CHOICE = 0xC401CE
 
 
 def sample_at_once(
-    runner: Runner, canvas: Canvas, vocabulary: VideoVocabulary, sampling: Sampling, sample_indices: Tensor
+    runner: Rows, canvas: Canvas, vocabulary: VideoVocabulary, sampling: Sampling, sample_indices: Tensor
 ) -> Iterator[tuple[int, Tensor]]:
     """Draw all wanted codes together; one ``(last latent frame, ids [rows,L])``.
 
@@ -37,7 +37,7 @@ def sample_at_once(
 
 
 def sample_by_frame(
-    runner: Runner, canvas: Canvas, vocabulary: VideoVocabulary, sampling: Sampling, sample_indices: Tensor
+    runner: Rows, canvas: Canvas, vocabulary: VideoVocabulary, sampling: Sampling, sample_indices: Tensor
 ) -> Iterator[tuple[int, Tensor]]:
     """Draw the wanted codes latent frame by latent frame; ``(latent frame, ids [rows,L])`` after each finished one."""
     runner.prefill()
@@ -56,7 +56,7 @@ class _Refiner:
     """The ids of a canvas under way, ``ids`` ``[rows,L]``, and the steps that draw them."""
 
     def __init__(
-        self, runner: Runner, canvas: Canvas, vocabulary: VideoVocabulary, sampling: Sampling, sample_indices: Tensor
+        self, runner: Rows, canvas: Canvas, vocabulary: VideoVocabulary, sampling: Sampling, sample_indices: Tensor
     ) -> None:
         self.ids = canvas.ids.clone()
         self._runner, self._canvas = runner, canvas

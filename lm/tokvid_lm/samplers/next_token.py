@@ -16,13 +16,13 @@ from tokvid_lm.guidance import guide
 from tokvid_lm.noise import uniform
 from tokvid_lm.positions import Coordinates
 from tokvid_lm.samplers.canvas import Canvas
-from tokvid_lm.samplers.runner import Runner
+from tokvid_lm.samplers.runner import Rows
 from tokvid_lm.samplers.sampling import Sampling, draw
 from tokvid_lm.vocabulary import VideoVocabulary
 
 
 def sample_codes(
-    runner: Runner,
+    runner: Rows,
     canvas: Canvas,
     vocabulary: VideoVocabulary,
     sampling: Sampling,
@@ -60,7 +60,7 @@ def sample_codes(
 
 
 def sample_text(
-    runner: Runner,
+    runner: Rows,
     allowed: Tensor,
     end_ids: list[int],
     sampling: Sampling,
@@ -87,10 +87,11 @@ def sample_text(
         finished = finished | torch.isin(drawn, ends)
         if bool(finished.all()) or step + 1 == max_new_tokens:
             return
-        features = runner.feed(drawn[:, None], runner.place_ids(_next_text(runner.lengths + step)))
+        features = runner.feed(drawn[:, None], runner.place_ids(text_place(runner.lengths + step)))
 
 
-def _next_text(index: Tensor) -> Coordinates:
+def text_place(index: Tensor) -> Coordinates:
+    """Where one id of text a row stands, ``index`` ``[rows]`` being its place in its document."""
     place = index[:, None]
     nothing = torch.zeros_like(place)
     return Coordinates(index=place, cell=nothing[..., None].expand(-1, -1, 3), start=nothing, is_content=nothing.bool())

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,20 @@ class Way:
 
 PLAIN = Way()
 """With a cache, in the model's own type, not compiled."""
+
+
+class Rows(Protocol):
+    """What a sampler asks of rows under way; :class:`Runner` says what of each."""
+
+    lengths: Tensor
+
+    def prefill(self) -> Tensor: ...
+
+    def place_ids(self, place: Coordinates) -> Tensor: ...
+
+    def feed(self, ids: Tensor, place_ids: Tensor, *, block: bool = False, keep: bool = True) -> Tensor: ...
+
+    def logits(self, features: Tensor, low: int, high: int) -> Tensor: ...
 
 
 class Runner:
@@ -91,6 +105,7 @@ class Runner:
         self._cache = ReservedCache(model.config, capacity, stored_as=way.autocast) if way.use_cache else None
         self._step = torch.compile(self._body, dynamic=False) if way.compiled else None
         self._seen = 0
+        self._history: tuple[Tensor, Tensor, Tensor] | None = None  # what was kept, without a cache
 
     @property
     def seen(self) -> int:
@@ -113,6 +128,26 @@ class Runner:
         off they are forgotten again.
         """
         return self._run(ids.to(self._device), place_ids, block=block, keep=keep)
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first ``length`` positions, padding included."""
+        self._seen = min(self._seen, length)
+        if self._cache is not None:
+            self._cache.rewind(length)
+        elif self._history is not None:
+            ids, places, mask = self._history
+            self._history = (ids[:, :length], places[..., :length], mask[:, :length, :length]) if length else None
+
+    def make_room(self, count: int) -> None:
+        """See to it that ``count`` more ids can be fed; room grows by half or more, so that this is seldom work."""
+        capacity = self._is_key.shape[1]
+        if self._seen + count <= capacity:
+            return
+        more = max(self._seen + count, capacity + capacity // 2) - capacity
+        self._is_key = torch.nn.functional.pad(self._is_key, (0, more), value=True)
+        self._order = torch.cat([self._order, torch.arange(capacity, capacity + more, device=self._device)])
+        if self._cache is not None:
+            self._cache.grow(capacity + more)
 
     def logits(self, features: Tensor, low: int, high: int) -> Tensor:
         """Columns ``[low, high)`` of the logits of features ``[...,D]``, float32; raises for NaN."""
@@ -160,9 +195,8 @@ class Runner:
 
     def _anew(self, ids: Tensor, places: Tensor, mask: Tensor, *, keep: bool) -> Tensor:
         """Without a cache: all that was kept, with the mask that each piece had, and the new piece."""
-        history = getattr(self, "_history", None)
-        if history is not None:
-            old_ids, old_places, old_mask = history
+        if self._history is not None:
+            old_ids, old_places, old_mask = self._history
             wide = torch.nn.functional.pad(old_mask, (0, ids.shape[1]))
             ids, places = torch.cat([old_ids, ids], dim=1), torch.cat([old_places, places], dim=-1)
             mask = torch.cat([wide, mask], dim=1)
@@ -243,9 +277,15 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContex
 
 def check_context(model: PreTrainedModel, length: int) -> None:
     """Raise :class:`ModelError` when the model cannot see ``length`` positions."""
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    limit = context_of(model)
     if limit is not None and length > limit:
         raise ModelError(
             f"prompt and answer need {length} positions, but the model's context has {limit};"
             " shorten the prompt, or ask for fewer frames, a smaller picture or fewer new tokens"
         )
+
+
+def context_of(model: PreTrainedModel) -> int | None:
+    """How many positions the model can see, where it says."""
+    limit: int | None = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return limit

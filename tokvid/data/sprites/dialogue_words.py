@@ -1,0 +1,156 @@
+"""How people and the assistant word things in dialogues of the sprite world; some wordings are kept for evaluation.
+
+The assistant has one way to say each thing, so that its answers can be judged exactly. Nothing here draws clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tokvid.data.clip import Split
+from tokvid.data.sprites.captions import BACKGROUND_PHRASES, BOUNCE_PHRASES, DIRECTION_PHRASES
+from tokvid.data.sprites.motions import BOUNCES, DIRECTIONS
+from tokvid.data.sprites.scene import Scene
+
+Wordings = Mapping[Split, Sequence[str]]
+
+DESCRIBE: Wordings = {
+    "train": (
+        "describe this video",
+        "what is on this clip?",
+        "what happens here?",
+        "tell me what you see",
+        "what does the video show?",
+        "caption this clip",
+    ),
+    "held_out": ("say what is in this video", "what do you see in the clip?"),
+}
+DRAW: Wordings = {
+    "train": (
+        "draw: {caption}",
+        "show me how {caption}",
+        "make a clip in which {caption}",
+        "i want to see how {caption}",
+        "please draw this: {caption}",
+        "a video, please: {caption}",
+        "{caption}",
+    ),
+    "held_out": ("make a video where {caption}", "can you show how {caption}?"),
+}
+CONTINUE: Wordings = {
+    "train": ("continue it", "what happens next?", "go on", "and then?", "continue this video", "how does it go on?"),
+    "held_out": ("show what happens then", "please go on with it"),
+}
+CHANGE_DIRECTION: Wordings = {
+    "train": (
+        "make it move {phrase}",
+        "now {phrase}, please",
+        "let it go {phrase} instead",
+        "the same, but moving {phrase}",
+        "change the direction: {phrase}",
+        "it should move {phrase}",
+    ),
+    "held_out": ("could it go {phrase} now?", "the same again, but {phrase}"),
+}
+CHANGE_BOUNCE: Wordings = {
+    "train": (
+        "make it bounce {phrase}",
+        "let it bounce {phrase} instead",
+        "the same, but bouncing {phrase}",
+        "it should jump {phrase}",
+    ),
+    "held_out": ("could it bounce {phrase} now?",),
+}
+CHANGE_STAY: Wordings = {
+    "train": ("make it stay still", "let it stay in place", "now it should not move", "the same, but standing still"),
+    "held_out": ("could it stay still now?",),
+}
+WHAT: Wordings = {
+    "train": (
+        "what moved in the {which} video?",
+        "what is in the {which} clip?",
+        "what does the {which} one show?",
+        "what was it in the {which} video?",
+    ),
+    "held_out": ("what was in the {which} clip?", "what can you see in the {which} video?"),
+}
+HOW: Wordings = {
+    "train": (
+        "how does it move in the {which} video?",
+        "which way does the {which} one go?",
+        "what does it do in the {which} clip?",
+    ),
+    "held_out": ("how did it move in the {which} clip?",),
+}
+WHERE: Wordings = {
+    "train": ("where is the {which} one?", "where was it in the {which} clip?", "what is behind the {which} one?"),
+    "held_out": ("where is it in the {which} video?",),
+}
+SAME: Wordings = {
+    "train": (
+        "do both move the same way?",
+        "is the motion the same in both clips?",
+        "do they move in the same way?",
+    ),
+    "held_out": ("do the two videos show the same motion?",),
+}
+WHICH: Wordings = {
+    "train": ("which video shows the {sprite}?", "in which one is the {sprite}?", "which clip has the {sprite}?"),
+    "held_out": ("in which video is the {sprite}?",),
+}
+ORDINALS = ("first", "second", "third")
+
+
+def pick(wordings: Wordings, split: Split, rng: np.random.Generator) -> str:
+    """One of the wordings of a split."""
+    options = wordings[split]
+    return options[int(rng.integers(len(options)))]
+
+
+def spoken(text: str, rng: np.random.Generator) -> str:
+    """``text`` as somebody may type it: with a capital or without, with or without a stop."""
+    if rng.random() < 0.15:
+        text = text[:1].upper() + text[1:]
+    return f"{text}." if text[-1] not in "?.!" and rng.random() < 0.15 else text
+
+
+def ask_for_motion(motion: str, split: Split, rng: np.random.Generator) -> str:
+    """What somebody says who wants the last clip again, with another ``motion``."""
+    if motion == "stay":
+        return pick(CHANGE_STAY, split, rng)
+    phrases = DIRECTION_PHRASES[motion] if motion in DIRECTIONS else BOUNCE_PHRASES[motion]
+    wordings = CHANGE_DIRECTION if motion in DIRECTIONS else CHANGE_BOUNCE
+    return pick(wordings, split, rng).format(phrase=phrases[int(rng.integers(len(phrases)))])
+
+
+def say_scene(scene: Scene) -> str:
+    """What a scene shows: every sprite with its motion, and the background."""
+    clauses = [f"{say_name(placed.sprite)} {say_motion(placed.motion)}" for placed in scene.sprites]
+    return f"{' and '.join(clauses)} {say_place(scene)}"
+
+
+def say_name(sprite: str) -> str:
+    """The sprite with its article."""
+    vowel = sprite[0] in "aeiou" and not sprite.startswith("uni")
+    return f"{'an' if vowel else 'a'} {sprite}"
+
+
+def say_motion(motion: str) -> str:
+    """The motion as a verb of the third person."""
+    if motion == "stay":
+        return "stays still"
+    return f"bounces {BOUNCE_PHRASES[motion][0]}" if motion in BOUNCES else f"moves {DIRECTION_PHRASES[motion][0]}"
+
+
+def say_place(scene: Scene) -> str:
+    """The background with its preposition."""
+    return BACKGROUND_PHRASES[scene.background.name][0]
+
+
+def say_comparison(first: str, second: str) -> str:
+    """Whether two motions are the same, and which they are."""
+    if first == second:
+        return f"yes, it {say_motion(first)} in both"
+    return f"no, the first {say_motion(first)} and the second {say_motion(second)}"

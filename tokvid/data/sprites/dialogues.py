@@ -1,0 +1,321 @@
+"""Dialogues over the sprite world: describe a clip, draw one, change or continue the last one, compare two.
+
+A dialogue is a function of (seed, split, index) alone. The split ``held_out`` has wordings and sprite-motion
+combinations that the split ``train`` never has. It knows no model; :func:`is_right` judges an answer by what the oracle
+saw in its clip, and by its words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from tokvid.data.clip import Split
+from tokvid.data.dialogue import Dialogue, DialogueSource, DialogueTurn, Speaker
+from tokvid.data.sprites import dialogue_words as words
+from tokvid.data.sprites.agreement import agreement
+from tokvid.data.sprites.backgrounds import Background, draw_background
+from tokvid.data.sprites.captions import CaptionFacts, parse_caption, write_caption
+from tokvid.data.sprites.motions import DIRECTIONS, MOTIONS, Ints, combinations, draw_paths, is_held_out
+from tokvid.data.sprites.oracle import Sight
+from tokvid.data.sprites.scene import Scene, SpritePlacement
+from tokvid.data.sprites.world import ONE_SPRITE_SIZE, SpriteWorld, SpriteWorldConfig
+from tokvid.errors import DataError
+
+AnswerKind = Literal["describe", "draw", "change", "continue", "question"]
+KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
+
+_PLANS = {"draw": 0.2, "describe": 0.2, "continue": 0.12, "compare": 0.28, "mixed": 0.1, "chain": 0.1}
+_LONG_WAY = 0.45  # of the frame's side: what is to be continued travels so far in both clips together
+_CANDIDATES = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a turn of the assistant is to say. ``facts`` are those of the clip that it draws or describes, as far as
+    they were said or seen; ``text`` is its wording."""
+
+    kind: AnswerKind
+    text: str
+    facts: CaptionFacts | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpriteDialogue:
+    """A dialogue, its scenes, and what each turn of the assistant is asked for."""
+
+    dialogue: Dialogue
+    scenes: tuple[Scene, ...]
+    asked: tuple[Asked, ...]
+
+
+class SpriteDialogues(DialogueSource):
+    """``count`` dialogues of one split; they are made anew at each call, the same every time."""
+
+    def __init__(self, config: SpriteWorldConfig, split: Split, count: int) -> None:
+        self.config, self.split, self.count = config, split, count
+        self.size, self.num_frames, self.fps = config.size, config.num_frames, config.fps
+        self._world = SpriteWorld(config)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def load(self, index: int) -> Dialogue:
+        return self.made(index).dialogue
+
+    def made(self, index: int) -> SpriteDialogue:
+        """Dialogue ``index`` with what is judged."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"there are dialogues 0 to {self.count - 1}, got {index}")
+        entropy = (self.config.seed, get_args(Split).index(self.split), index, _PURPOSE)
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+        script = _Script(self._world, self.split, index, rng)
+        plan = tuple(_PLANS)[int(rng.choice(len(_PLANS), p=list(_PLANS.values())))]
+        getattr(script, f"plan_{plan}")()
+        return script.finish()
+
+    def digest(self) -> str:
+        return hashlib.sha256(repr((self.config, self.split, self.count)).encode()).hexdigest()
+
+
+_PURPOSE = 2  # after the scenes and captions of the world itself
+
+
+@dataclass
+class _Script:
+    """A dialogue that is being written."""
+
+    world: SpriteWorld
+    split: Split
+    index: int
+    rng: np.random.Generator
+    turns: list[DialogueTurn] = field(default_factory=list)
+    scenes: list[Scene] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+
+    def finish(self) -> SpriteDialogue:
+        clips = tuple(self.world.render(scene) for scene in self.scenes)
+        dialogue = Dialogue(turns=tuple(self.turns), clips=clips)
+        return SpriteDialogue(dialogue=dialogue, scenes=tuple(self.scenes), asked=tuple(self.asked))
+
+    # What happens in a dialogue, from the first turn to the last.
+
+    def plan_draw(self) -> None:
+        """Draw, and perhaps change what was drawn."""
+        if self._by_chance(0.5):
+            self._draw(self.world.scene(self.index, split=self.split))
+            return
+        first, second = self._changed_pair()
+        self._draw(first)
+        self._change(second)
+
+    def plan_describe(self) -> None:
+        """Describe, and perhaps change what was shown."""
+        if self._by_chance(0.5):
+            self._describe(self.world.scene(self.index, split=self.split))
+            return
+        first, second = self._changed_pair()
+        self._describe(first)
+        self._change(second)
+
+    def plan_continue(self) -> None:
+        """Continue what was shown, or drawn."""
+        first, second = self._continued_pair()
+        if self._by_chance(0.6):
+            self._say("user", self._show(first, self._words(words.CONTINUE)))
+            self._answer_with_clip("continue", second)
+            return
+        (self._draw if self._by_chance(0.5) else self._describe)(first)
+        self._say("user", (self._words(words.CONTINUE),))
+        self._answer_with_clip("continue", second)
+
+    def plan_compare(self) -> None:
+        """One or two questions about two clips, shown together or one after the other."""
+        first, second = self._two_scenes()
+        if self._by_chance(0.6):
+            pieces = (self._number(first), self._number(second))
+            self._ask(pieces)
+        else:
+            self._describe(first)
+            self._ask((self._number(second),))
+        if self._by_chance(0.5):
+            self._ask(())
+
+    def plan_mixed(self) -> None:
+        """Draw, change, and a question about the two."""
+        first, second = self._changed_pair()
+        self._draw(first)
+        self._change(second)
+        self._ask(())
+
+    def plan_chain(self) -> None:
+        """A clip that changes twice, and perhaps a question about the first two."""
+        first, second = self._changed_pair()
+        (self._draw if self._by_chance(0.5) else self._describe)(first)
+        self._change(second)
+        self._change(self._with_motion(second, self._other_motion(second)))
+        if self._by_chance(0.4):
+            self._ask(())
+
+    # One exchange each: what the user says, and the answer.
+
+    def _draw(self, scene: Scene) -> None:
+        caption = write_caption(scene, self.rng)
+        self._say("user", (self._words(words.DRAW, caption=caption),))
+        self._answer_with_clip("draw", scene, facts=parse_caption(caption))
+
+    def _describe(self, scene: Scene) -> None:
+        self._say("user", self._show(scene, self._words(words.DESCRIBE)))
+        text = words.say_scene(scene)
+        self._answer(Asked(kind="describe", text=text, facts=parse_caption(text)))
+
+    def _change(self, scene: Scene) -> None:
+        text = words.ask_for_motion(scene.sprites[0].motion, self.split, self.rng)
+        self._say("user", (words.spoken(text, self.rng),))
+        self._answer_with_clip("change", scene)
+
+    def _ask(self, shown: tuple[int, ...]) -> None:
+        """A question about the first two clips, after clips that are ``shown``."""
+        first, second = (scene.sprites[0] for scene in self.scenes[:2])
+        kinds = ["what", "how", "where", "same"] + (["which"] if first.sprite != second.sprite else [])
+        kind = kinds[int(self.rng.integers(len(kinds)))]
+        number = int(self.rng.integers(2))
+        scene, which = self.scenes[number], words.ORDINALS[number]
+        placed = scene.sprites[0]
+        if kind == "what":
+            question, answer = self._words(words.WHAT, which=which), words.say_name(placed.sprite)
+        elif kind == "how":
+            question, answer = self._words(words.HOW, which=which), f"it {words.say_motion(placed.motion)}"
+        elif kind == "where":
+            question, answer = self._words(words.WHERE, which=which), words.say_place(scene)
+        elif kind == "same":
+            question, answer = self._words(words.SAME), words.say_comparison(first.motion, second.motion)
+        else:
+            question, answer = self._words(words.WHICH, sprite=placed.sprite), f"the {which}"
+        self._say("user", (*shown, question))
+        self._answer(Asked(kind="question", text=answer))
+
+    def _answer_with_clip(self, kind: AnswerKind, scene: Scene, facts: CaptionFacts | None = None) -> None:
+        """Say what will be seen, and then show it."""
+        text = words.say_scene(scene)
+        asked = Asked(kind=kind, text=text, facts=facts or parse_caption(text))
+        self._answer(asked, self._number(scene))
+
+    def _answer(self, asked: Asked, *clip: int) -> None:
+        self.asked.append(asked)
+        self._say("assistant", (asked.text, *clip))
+
+    def _say(self, role: Speaker, pieces: tuple[str | int, ...]) -> None:
+        self.turns.append(DialogueTurn(role=role, pieces=pieces))
+
+    def _show(self, scene: Scene, text: str) -> tuple[str | int, ...]:
+        number = self._number(scene)
+        return (number, text) if self._by_chance(0.5) else (text, number)
+
+    def _number(self, scene: Scene) -> int:
+        self.scenes.append(scene)
+        return len(self.scenes) - 1
+
+    def _words(self, wordings: words.Wordings, **parts: str) -> str:
+        return words.spoken(words.pick(wordings, self.split, self.rng).format(**parts), self.rng)
+
+    def _by_chance(self, share: float) -> bool:
+        return bool(self.rng.random() < share)
+
+    # Scenes of one sprite.
+
+    def _combination(self) -> tuple[str, str]:
+        pairs = combinations(self.split)
+        return pairs[int(self.rng.integers(len(pairs)))]
+
+    def _scene(self, sprite: str, motion: str) -> Scene:
+        """A new scene."""
+        side = min(self.world.config.size)
+        size = round(side * float(self.rng.uniform(*ONE_SPRITE_SIZE)))
+        return self._placed(sprite, motion, size, draw_background(self.rng))
+
+    def _placed(self, sprite: str, motion: str, size: int, background: Background) -> Scene:
+        config = self.world.config
+        path = draw_paths(motion, config.size, size, config.num_frames, 1, self.rng)[0]
+        return self._of_path(sprite, motion, size, background, path)
+
+    def _of_path(self, sprite: str, motion: str, size: int, background: Background, path: Ints) -> Scene:
+        config = self.world.config
+        placed = SpritePlacement(
+            sprite=sprite, motion=motion, size=size, path=tuple((top, left) for top, left in path.tolist())
+        )
+        return Scene(background=background, sprites=(placed,), size=config.size, num_frames=config.num_frames)
+
+    def _with_motion(self, scene: Scene, motion: str) -> Scene:
+        """The same sprite, as large, over the same ground, in another motion."""
+        placed = scene.sprites[0]
+        return self._placed(placed.sprite, motion, placed.size, scene.background)
+
+    def _changed_pair(self) -> tuple[Scene, Scene]:
+        """A scene, and the same with a motion of this split."""
+        sprite, motion = self._combination()
+        second = self._scene(sprite, motion)
+        return self._with_motion(second, self._other_motion(second)), second
+
+    def _other_motion(self, scene: Scene) -> str:
+        """Another motion for the sprite of a scene, of this split where it has one."""
+        placed = scene.sprites[0]
+        others = [motion for motion in MOTIONS if motion != placed.motion]
+        held_out = self.split == "held_out"
+        own = [motion for motion in others if is_held_out(placed.sprite, motion) == held_out]
+        options = own or others
+        return options[int(self.rng.integers(len(options)))]
+
+    def _continued_pair(self) -> tuple[Scene, Scene]:
+        """The two halves of a straight way; the second begins where the first ends."""
+        pairs = [pair for pair in combinations(self.split) if pair[1] in DIRECTIONS]
+        sprite, motion = pairs[int(self.rng.integers(len(pairs)))]
+        config, side = self.world.config, min(self.world.config.size)
+        size = round(side * float(self.rng.uniform(*ONE_SPRITE_SIZE)))
+        count = 2 * config.num_frames - 1
+        moves = np.array(DIRECTIONS[motion]) != 0
+        while True:
+            paths = draw_paths(motion, config.size, size, count, _CANDIDATES, self.rng)
+            far = np.abs(paths[:, -1] - paths[:, 0])[:, moves].min(axis=1) >= _LONG_WAY * side
+            if far.any():
+                path = paths[int(far.argmax())]
+                break
+        background = draw_background(self.rng)
+        halves = (path[: config.num_frames], path[config.num_frames - 1 :])
+        first, second = (self._of_path(sprite, motion, size, background, half) for half in halves)
+        return first, second
+
+    def _two_scenes(self) -> tuple[Scene, Scene]:
+        """Two scenes; in some of them the motion, or the sprite, is the same."""
+        first = self._scene(*self._combination())
+        placed = first.sprites[0]
+        if self._by_chance(0.35):
+            pairs = [pair for pair in combinations(self.split) if pair[1] == placed.motion]
+            return first, self._scene(*pairs[int(self.rng.integers(len(pairs)))])
+        return first, self._scene(*self._combination())
+
+
+def is_right(asked: Asked, text: str, sight: Sight | None) -> bool:
+    """Whether an answer of ``text``, and of a clip of which the oracle had this ``sight`` (None: there was no clip),
+    is what was asked for.
+
+    A clip must show all that was named. A description must name all that is seen and nothing else; a question is
+    answered in the words of the dialogues, by the letter.
+    """
+    if asked.kind == "question":
+        return sight is None and text.strip() == asked.text
+    assert asked.facts is not None
+    if asked.kind != "describe":
+        return sight is not None and agreement(asked.facts, sight).all
+    if sight is not None:
+        return False
+    try:
+        said = parse_caption(text)
+    except DataError:
+        return False
+    return replace(said, sprites=tuple(sorted(said.sprites))) == replace(
+        asked.facts, sprites=tuple(sorted(asked.facts.sprites))
+    )
