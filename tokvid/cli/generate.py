@@ -67,9 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from tokvid.config import to_mapping
     from tokvid.frames import to_pictures
-    from tokvid.provenance import provenance
     from tokvid.runtime import default_device, loading_dtype
     from tokvid_lm import TextSegment, VideoLM, VideoSegment
+    from tokvid_lm.made_by import made_by, model_id
 
     transformers_logging.disable_progress_bar()  # one for every file of weights
     lm = VideoLM.from_pretrained(arguments.model, dtype=loading_dtype()).to(default_device())
@@ -93,20 +93,21 @@ def run(arguments: argparse.Namespace) -> int:
         hybrid=arguments.hybrid,
         **settings,
     )
-    made_by = {
-        "caption": arguments.caption,
-        "model": Path(arguments.model).name,
-        "sampling": to_mapping(sampling),
-        "codec": lm.codec.codec_id,
-        "dtype": str(lm.model.dtype).removeprefix("torch."),
-        "compiled": arguments.compile,
-        "hybrid": to_mapping(lm.refinement) if arguments.hybrid else None,
-        **provenance(arguments.seed),
-    }
+    prompt = lm.processor.encode_prompt([TextSegment(arguments.caption)]).tolist()
+    facts = made_by(
+        lm,
+        name=Path(arguments.model).name,
+        model=model_id(lm),
+        sampling=sampling,
+        prompt=prompt,
+        caption=arguments.caption,
+        compiled=arguments.compile,
+        hybrid=to_mapping(lm.refinement) if arguments.hybrid else None,
+    )
     assert isinstance(clip, VideoSegment) and clip.frames is not None
     pictures = to_pictures(clip.frames)[0]
     fps = arguments.fps or lm.settings.fps or _FPS
-    write_video(output, Video(frames=pictures, fps=fps), metadata={"tokvid": json.dumps(made_by)})
+    write_video(output, Video(frames=pictures, fps=fps), metadata={"tokvid": json.dumps(facts)})
     print(output)
     return 0
 
