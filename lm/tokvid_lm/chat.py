@@ -54,9 +54,11 @@ class Drawing:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A video of the answer is done: its codes, and its frames on the CPU."""
+    """A video of the answer is done: its codes, and its frames on the CPU; how it was drawn, after which ids."""
 
     segment: VideoSegment
+    sampling: Sampling
+    prompt: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,19 @@ class Chat:
             raise
         return self._answering(forgotten)
 
+    def take(self, said: Sequence[Segment], answer: Sequence[Segment]) -> None:
+        """Take something as said, and this as the model's answer."""
+        self._close()
+        self._turns.append(Turn("user", tuple(map(self._with_codes, said))))
+        self.take_answer(answer)
+
+    def take_answer(self, answer: Sequence[Segment]) -> None:
+        """Take this as the answer in place of what the model said last."""
+        self._close()
+        if not self._turns:
+            raise ModelError("there is no answer yet to replace")
+        self._turns[-1] = Turn("assistant", tuple(map(self._with_codes, answer)))
+
     def retry(self, *, seed: int | None = None) -> Iterator[Event]:
         """Answer once more what was said last, with another seed (None: the next)."""
         self._close()
@@ -246,7 +261,7 @@ class Chat:
             rows = ChatRows(
                 self._runner, lm, header, read=len(self._read), guided=sampling.guided, room=len(canvas), way=self._way
             )
-        sampling = replace(sampling, seed=self.seed)
+        sampling, prompt = replace(sampling, seed=self.seed), tuple(self._read)
         samples = torch.tensor([self._drawn])
         try:
             for frame, ids in self._stepped(SAMPLERS[sampling.mode](rows, canvas, lm.vocabulary, sampling, samples)):
@@ -263,7 +278,7 @@ class Chat:
             codes=codes, frames=frames, num_frames=num_frames, fps=lm.settings.fps, caption=" ".join(said) or None
         )
         self._answer.append(segment)
-        yield Shown(segment)
+        yield Shown(segment, sampling, prompt)
 
     def _stepped(self, sampler: Iterator[Item]) -> Iterator[Item]:
         """What a sampler yields, with the model as samplers want it inside each step, and as it was between them."""
@@ -297,6 +312,7 @@ class Chat:
             return self._begin(document)
         same = np.asarray(ids[: len(self._read)]) == np.asarray(self._read[: len(ids)])
         common = min(int(same.cumprod().sum()), len(ids) - 1)  # what is read last is needed
+        del self._read[common:]  # first: whoever is interrupted below has read no more than this
         with sampling_from(self.lm.model, self._way.autocast):
             self._runner.rewind(common)
             self._runner.make_room(len(ids) - common)

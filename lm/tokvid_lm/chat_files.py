@@ -37,8 +37,12 @@ class ReadClip:
     note: str | None
 
 
-def read_clip(lm: VideoLM, path: str | Path, *, start: float = 0.0, end: float | None = None) -> ReadClip:
+def read_clip(
+    lm: VideoLM, path: str | Path, *, start: float = 0.0, end: float | None = None, picture: bool = False
+) -> ReadClip:
     """A video or a picture as the model was trained to see clips: of that size, rate and at most that length.
+
+    With ``picture`` the first picture of a video alone.
 
     Of a longer video the window from ``start`` seconds on is taken, and the note says so. Raises
     :class:`~tokvid.errors.VideoError` for a file that cannot be read, :class:`DataError` for an empty window.
@@ -53,7 +57,7 @@ def read_clip(lm: VideoLM, path: str | Path, *, start: float = 0.0, end: float |
         size = (max(stride, info.height // stride * stride), max(stride, info.width // stride * stride))
     fps = settings.fps or DEFAULT_FPS
     most = settings.num_frames or _MOST_FRAMES
-    is_picture = info.num_frames in (None, 0, 1) and info.duration_s * info.fps <= 1.5
+    is_picture = picture or (info.num_frames in (None, 1) and info.duration_s * info.fps <= 1.5)
     whole = 1 if is_picture else count_frames(info, fps) - round(start * fps)
     if whole < 1:
         raise DataError(f"{path} lasts {info.duration_s:.3g} s, so nothing begins at {start:g} s: start earlier")

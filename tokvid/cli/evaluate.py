@@ -3,11 +3,14 @@
 tokvid evaluate runs/demo/codec/codec sprites --size 32x32 -o runs/evaluation
 tokvid evaluate preset:base my_videos --size 128x128 --clips 64 -o runs/evaluation
 tokvid evaluate runs/demo/lm/lm sprites -o runs/evaluation-lm
+tokvid evaluate runs/sprites-chat/lm/lm dialogues --clips 500 -o runs/evaluation-chat
 
 DATA is a folder of videos, or 'sprites' for held-out clips of the built-in world. A language model is measured on clips
-of the size that it was trained on, and of a folder on the videos that a training on it holds out. The folder written
-has evaluation.json, clips.jsonl with a line a clip, of a codec videos.jsonl with a line a video (means of its clips),
-and report.html. The same command gives the same numbers, but for the seconds.
+of the size that it was trained on, and of a folder on the videos that a training on it holds out. One that talks is
+also measured on 'dialogues' over the built-in world, of which every answer is judged. The folder written has
+evaluation.json, report.html and clips.jsonl with a line a clip; of a codec videos.jsonl with a line a video (means of
+its clips), of dialogues answers.jsonl in place of clips.jsonl. The same command gives the same numbers, but for the
+seconds.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="the folder of a codec or a language model, org/name on the Hub, or preset:NAME"
     )
-    parser.add_argument("data", metavar="DATA", help="a folder of videos, or 'sprites'")
+    parser.add_argument("data", metavar="DATA", help="a folder of videos, 'sprites', or 'dialogues' over them")
     parser.add_argument(
         "-o",
         "--output",
@@ -47,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite an earlier evaluation there")
     add_shape_options(parser)
-    parser.add_argument("--clips", type=int, default=256, help="at most so many clips, spread over DATA (default 256)")
+    parser.add_argument(
+        "--clips", type=int, default=256, help="at most so many clips (or dialogues), spread over DATA (default 256)"
+    )
     parser.add_argument(
         "--lpips", nargs=2, metavar=("VGG", "LINEAR"), help="weights of VGG-16 and of LPIPS's linear layers, for LPIPS"
     )
@@ -71,8 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
     if (output / "evaluation.json").exists() and not arguments.force:
         raise DataError(f"{output} holds an evaluation: give another folder, or -f to overwrite it")
     if not arguments.model.startswith(CODEC_PREFIXES) and (local_folder(arguments.model) / "video_lm.json").is_file():
+        from tokvid.cli.evaluate_dialogues import DIALOGUES, run_dialogues
         from tokvid.cli.evaluate_lm import run_lm
 
+        if arguments.data == DIALOGUES and not Path(DIALOGUES).is_dir():
+            return run_dialogues(arguments, output)
         return run_lm(arguments, output)
     return _run_codec(arguments, output)
 

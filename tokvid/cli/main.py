@@ -48,6 +48,7 @@ VERBS: dict[str, Verb] = {
     "plan": Verb("tokvid.cli.plan", "what a recipe takes on given GPUs: memory, hours", overrides=True),
     "reshape": Verb("tokvid.cli.reshape", "let another number of processes resume a training under DeepSpeed"),
     "generate": Verb("tokvid.cli.generate", "draw a video from a caption"),
+    "chat": Verb("tokvid.cli.chat", "talk with a video language model in text and video"),
     "encode": Verb("tokvid.cli.encode", "turn videos into codes (.tokvid files)"),
     "tokenize": Verb("tokvid.cli.tokenize", "turn a whole data set into code shards, to train language models on"),
     "decode": Verb("tokvid.cli.decode", "turn codes back into videos"),

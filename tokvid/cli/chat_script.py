@@ -1,0 +1,121 @@
+"""A dialogue in JSON lines: what the user says goes in, the whole dialogue comes out, clips as files beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokvid.cli.chat_session import ChatSession, checked_text
+from tokvid.errors import DataError, TokvidError
+
+if TYPE_CHECKING:
+    from tokvid_lm.segments import Segment
+
+OUTPUT = "dialog.jsonl"
+DEFAULT_FOLDER = "tokvid-chat"
+
+
+def run_script(session: ChatSession, script: Path) -> int:
+    """Answer each message of ``script``; every line of the dialogue is printed and written as it is done.
+
+    Paths in the script are relative to it. Turns of the assistant that stand in it are taken as said. Raises
+    :class:`DataError` naming the line that cannot be read, or answered; what came before is written then.
+    """
+    messages = list(_messages(script))
+    for (_, before), (number, message) in zip([(0, {"role": "assistant"}), *messages], messages, strict=False):
+        if message["role"] == before["role"] == "assistant":
+            raise DataError(f"{script}, line {number}: the assistant answers, and nobody has said anything before it")
+    folder = session.make_folder(DEFAULT_FOLDER)
+    output = folder / OUTPUT
+    if output.exists():
+        raise DataError(f"{output} exists: name another folder with --out")
+    with output.open("x", encoding="utf-8") as file:
+        for place, (number, message) in enumerate(messages):
+            given = messages[place + 1][1] if place + 1 < len(messages) else {}
+            try:
+                lines = _exchange(session, message, given, script.parent)
+            except TokvidError as error:
+                raise DataError(f"{script}, line {number}: {error}") from error
+            for line in lines:
+                text = json.dumps(line, ensure_ascii=False)
+                file.write(text + "\n")
+                file.flush()
+                print(text, flush=True)
+    return 0
+
+
+def _exchange(
+    session: ChatSession, message: dict[str, Any], following: dict[str, Any], folder: Path
+) -> list[dict[str, Any]]:
+    """The lines of a user's message and of its answer, which may stand in the script as the ``following`` message."""
+    if message["role"] == "assistant":
+        return []  # taken with the user's message before it
+    said = list(_segments(session, message.get("content"), folder))
+    if following.get("role") == "assistant":
+        session.chat.take(said, list(_segments(session, following.get("content"), folder)))
+        return [message, following]
+    return [message, _answer(session, said)]
+
+
+def _messages(script: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        lines = script.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{script} is not UTF-8 text: byte {error.start} is none; save it as UTF-8") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{script}, line {number}: is no JSON ({error})") from error
+        if not isinstance(message, dict) or message.get("role") not in ("user", "assistant"):
+            raise DataError(
+                f'{script}, line {number}: a message is {{"role": "user" or "assistant", "content": ...}}, got'
+                f" {line[:80]}"
+            )
+        yield number, message
+
+
+def _segments(session: ChatSession, content: object, folder: Path) -> Iterator[Segment]:
+    from tokvid_lm.chat_files import read_clip
+    from tokvid_lm.segments import TextSegment
+
+    pieces = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(pieces, list):
+        raise DataError(f"the content of a message is text or a list of pieces, got {content!r}")
+    for piece in pieces:
+        kind = piece.get("type") if isinstance(piece, dict) else None
+        if kind == "text" and isinstance(piece.get("text"), str):
+            yield TextSegment(checked_text(piece["text"]))
+        elif kind == "video" and isinstance(piece.get("path"), str):
+            start, end = piece.get("start", 0.0), piece.get("end")
+            if not all(value is None or isinstance(value, int | float) for value in (start, end)):
+                raise DataError(f"start and end of a video are seconds, got {start!r} and {end!r}")
+            clip = read_clip(session.lm, folder / piece["path"], start=start, end=end)
+            yield clip.segment
+        else:
+            raise DataError(
+                'a piece of a message is {"type": "text", "text": "..."} or {"type": "video", "path": "..."}, got'
+                f" {piece!r}"
+            )
+
+
+def _answer(session: ChatSession, segments: list[Segment]) -> dict[str, Any]:
+    from tokvid_lm.chat import Forgotten, Said, Shown
+
+    content: list[dict[str, str]] = []
+    answer: dict[str, Any] = {"role": "assistant", "content": content}
+    for event in session.say_segments(segments):
+        if isinstance(event, Said):
+            if content and content[-1]["type"] == "text":
+                content[-1]["text"] += event.text
+            else:
+                content.append({"type": "text", "text": event.text})
+        elif isinstance(event, Shown):
+            content.append({"type": "video", "path": session.saved(event).name})
+        elif isinstance(event, Forgotten):
+            answer["forgotten_turns"] = answer.get("forgotten_turns", 0) + event.turns
+    return answer
