@@ -8,7 +8,7 @@ said need nothing of their own. A video that is done is read once more, as later
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokvid.errors import ModelError
+from tokvid.errors import ModelError, TokvidError
 from tokvid_lm.chat_rows import ChatRows
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.generation import SAMPLERS, end_ids
@@ -93,6 +93,8 @@ class Chat:
         use_cache: bool = True,
     ) -> None:
         lm.processor.check_chats()
+        if lm.vocabulary.num_actions:
+            raise ModelError("this model draws videos from actions, which a conversation has none of: use generate")
         if max_new_tokens < 1:
             raise ModelError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         self.lm = lm
@@ -103,6 +105,9 @@ class Chat:
         self._way = Way(autocast=autocast, use_cache=use_cache)
         self._ends = sorted({lm.processor.end_of_turn_id, *end_ids(lm.model, lm.tokenizer)})
         self._allowed = self._allowed_ids()
+        self._events: Iterator[Event] | None = None
+        self._turns: list[Turn] = []
+        self._answer: list[Segment] | None = None
         self.clear()
 
     @property
@@ -132,11 +137,11 @@ class Chat:
             raise ModelError(
                 f"a conversation goes on after the assistant's turn, user and assistant by turns; got {roles}"
             )
-        self._turns = list(turns)
-        self._answer: list[Segment] | None = None
+        loaded = [replace(turn, segments=tuple(map(self._with_codes, turn.segments))) for turn in turns]
+        self._close()
+        self._turns = loaded
         self._runner: Runner | None = None
         self._read: list[int] = []
-        self._drawn = 0
 
     def say(self, segments: Sequence[Segment]) -> Iterator[Event]:
         """Say something, and follow the answer; it is part of the conversation when the last event has come.
@@ -144,25 +149,18 @@ class Chat:
         Whoever stops in the middle keeps what was said until then. Raises :class:`ModelError`, with the conversation as
         it was before, for what does not fit the context even alone.
         """
-        turn = Turn("user", tuple(segments))
+        # Encoded once: the codes are what the model reads.
+        turn = Turn("user", tuple(map(self._with_codes, segments)))
         if not turn.segments:
             raise ModelError("there is nothing to answer: say something, or show a video")
-        # Encoded once: the codes are what the model reads.
-        turn = replace(turn, segments=tuple(self._with_codes(segment) for segment in turn.segments))
         self._close()
-        before = list(self._turns)
-        self._turns.append(turn)
-        try:
-            forgotten = self._make_room(self._reserved_text())
-        except ModelError:
-            self._turns = before
-            raise
-        return self._answering(forgotten)
+        return self._begin_answer([*self._turns, turn])
 
     def take(self, said: Sequence[Segment], answer: Sequence[Segment]) -> None:
         """Take something as said, and this as the model's answer."""
         self._close()
-        self._turns.append(Turn("user", tuple(map(self._with_codes, said))))
+        pair = [Turn("user", tuple(map(self._with_codes, said))), Turn("assistant", ())]
+        self._set_turns([*self._turns, *pair])
         self.take_answer(answer)
 
     def take_answer(self, answer: Sequence[Segment]) -> None:
@@ -170,16 +168,16 @@ class Chat:
         self._close()
         if not self._turns:
             raise ModelError("there is no answer yet to replace")
-        self._turns[-1] = Turn("assistant", tuple(map(self._with_codes, answer)))
+        self._set_turns([*self._turns[:-1], Turn("assistant", tuple(map(self._with_codes, answer)))])
 
     def retry(self, *, seed: int | None = None) -> Iterator[Event]:
         """Answer once more what was said last, with another seed (None: the next)."""
         self._close()
         if not self._turns:
             raise ModelError("there is no answer yet to try again")
-        self._turns.pop()
+        events = self._begin_answer(self._turns[:-1])
         self.seed = self.seed + 1 if seed is None else seed
-        return self._answering(self._make_room(self._reserved_text()))
+        return events
 
     def document(self) -> Document:
         """All that was said and is being said, as the model reads it."""
@@ -190,8 +188,26 @@ class Chat:
         self.lm.processor.write_turns(writer, turns, open_last=answer is not None)
         return writer.finish()
 
+    def _set_turns(self, turns: list[Turn], room: int = 0) -> int:
+        """Go on from ``turns``, with room for so many ids; how many were forgotten. What cannot be read, or does not
+        fit, raises and changes nothing."""
+        before, self._turns = self._turns, turns
+        try:
+            return self._make_room(room)
+        except TokvidError:
+            self._turns = before
+            raise
+
+    def _begin_answer(self, turns: list[Turn]) -> Iterator[Event]:
+        """Answer the last of ``turns``."""
+        self._events = self._answering(self._set_turns(turns, self._reserved_text()))
+        return self._events
+
     def _close(self) -> None:
-        """End a turn of the user whose answer nobody has followed."""
+        """End an answer under way where it is; one that nobody has followed is empty."""
+        if isinstance(self._events, Generator):
+            self._events.close()
+        self._events = None
         if self._turns and self._turns[-1].role == "user":
             self._turns.append(Turn("assistant", ()))
 
@@ -230,7 +246,9 @@ class Chat:
                 yield Said(whole[told:])
                 told = len(whole)
             if self._is_full():
-                yield Forgotten(self._make_room(1))
+                forgotten = self._make_room(1)
+                if forgotten:
+                    yield Forgotten(forgotten)
                 features = self._features()
             else:
                 features = self._feed(token)
@@ -262,14 +280,13 @@ class Chat:
                 self._runner, lm, header, read=len(self._read), guided=sampling.guided, room=len(canvas), way=self._way
             )
         sampling, prompt = replace(sampling, seed=self.seed), tuple(self._read)
-        samples = torch.tensor([self._drawn])
+        samples = torch.tensor([self._count_drawn()])
         try:
             for frame, ids in self._stepped(SAMPLERS[sampling.mode](rows, canvas, lm.vocabulary, sampling, samples)):
                 last = ids
                 yield Drawing(frame + 1, grid.t)
         finally:
             self._runner.rewind(len(self._read))
-        self._drawn += 1
         codes = lm.processor.decode_codes(last[:, canvas.is_code], grid)
         with torch.inference_mode():
             frames = lm.codec.decode(codes.to(codec_device(lm.codec)), num_frames=num_frames).cpu()
@@ -279,6 +296,11 @@ class Chat:
         )
         self._answer.append(segment)
         yield Shown(segment, sampling, prompt)
+
+    def _count_drawn(self) -> int:
+        """How many videos the assistant has shown: the number of the next one, for its noise."""
+        segments = [segment for turn in self._turns if turn.role == "assistant" for segment in turn.segments]
+        return sum(isinstance(segment, VideoSegment) for segment in [*segments, *(self._answer or ())])
 
     def _stepped(self, sampler: Iterator[Item]) -> Iterator[Item]:
         """What a sampler yields, with the model as samplers want it inside each step, and as it was between them."""
@@ -334,12 +356,11 @@ class Chat:
     def _make_room(self, count: int) -> int:
         """Forget the oldest turns until ``count`` more ids fit the context; how many were forgotten."""
         limit = context_of(self.lm.model)
-        if limit is None:
-            return 0
         open_turns = 1 if self._turns and self._turns[-1].role == "user" else 0
-        forgotten = 0
-        while (needed := len(self.document()) + 1 + count) > limit:
+        turns, forgotten = list(self._turns), 0
+        while (needed := len(self.document()) + 1 + count) > (needed if limit is None else limit):
             if len(self._turns) - open_turns < 2:
+                self._turns = turns
                 raise ModelError(
                     f"what was said last and the answer need {needed} positions, but the model's context has {limit}:"
                     " say less, or show fewer or shorter videos"
@@ -385,6 +406,8 @@ class Chat:
         opens = [vocabulary.open_id] if self.sampling is not None else []
         allowed = torch.zeros(max(vocabulary.text_size - 1, *self._ends, *opens) + 1, dtype=torch.bool)
         allowed[: vocabulary.text_size] = True
+        # Those of the text tokenizer (bos, padding) are no words.
+        allowed[[token for token in self.lm.tokenizer.all_special_ids if token < len(allowed)]] = False
         allowed[[*self._ends, *opens]] = True
         return allowed
 

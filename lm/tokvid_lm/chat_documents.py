@@ -121,7 +121,6 @@ class ChatDocuments:
 
     def check_context(self, positions: int | None, *, pack: int, entries: Sequence[MixtureConfig]) -> None:
         """Raise :class:`DataError` unless every dialogue fits ``positions`` ids, and a packed row (0: none)."""
-        modes = {entry.mode for entry in entries if entry.objective == "chat"}
         lengths = [self._length(number, "next_token", None) for number in range(len(self))]
         longest = max(lengths)
         if positions is not None and longest > positions:
@@ -129,14 +128,22 @@ class ChatDocuments:
                 f"dialogue {lengths.index(longest)} takes {longest} ids but the model reads {positions}: take a model"
                 " with more positions, or shorter dialogues"
             )
-        written = longest + (self._copies if "frame" in modes else 0)
+        modes = {entry.mode for entry in entries if entry.objective == "chat"} - {"next_token"}
+        masked = [
+            self._length(number, mode, cut)
+            for mode in modes
+            for number in range(len(self))
+            for cut in self._drawn(number)
+        ]
+        written = max([longest, *masked])
         if pack and written > pack:
             raise DataError(f"a dialogue takes {written} ids, a packed row holds {pack}: raise training.pack")
 
     def digest(self) -> str:
         """64 hexadecimal digits that differ where the dialogues do."""
-        found = hashlib.sha256(self.dialogues.codes.numpy().tobytes())
-        found.update(repr(self.dialogues.turns).encode())
+        coded = self.dialogues
+        found = hashlib.sha256(coded.codes.numpy().tobytes())
+        found.update(repr((list(coded.codes.shape), coded.fps, coded.turns)).encode())
         return found.hexdigest()
 
     def _text(self, text: str) -> npt.NDArray[np.int32]:

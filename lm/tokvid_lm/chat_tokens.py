@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,16 +38,9 @@ def insert_chat_tokens(
     They come after the other special tokens. Where no row is free there the codes move up; all rows stay what they
     were, and a new one starts as the mean of those of the special tokens.
     """
-    start = text_tokenizer_size(tokenizer)
-    added = add_special_tokens(tokenizer, start, CHAT_TOKENS)
-    new = VideoVocabulary(
-        text_size=vocabulary.text_size,
-        special={**vocabulary.special, **added},
-        code_offset=max(vocabulary.code_offset, start + len(CHAT_TOKENS)),
-        codebook_size=vocabulary.codebook_size,
-        num_codebooks=vocabulary.num_codebooks,
-        factors=vocabulary.factors,
-    )
+    new = with_turns(vocabulary, text_tokenizer_size(tokenizer))
+    added = add_special_tokens(tokenizer, text_tokenizer_size(tokenizer), CHAT_TOKENS)
+    assert all(new.special[name] == token for name, token in added.items()), "a text tokenizer gives its next ids"
     before = [table.detach().clone() for table in _tables(model)]
     model.resize_token_embeddings(new.total_size, mean_resizing=False)
     for table, rows in zip(_tables(model), before, strict=True):
@@ -54,6 +49,15 @@ def insert_chat_tokens(
         table[sorted(added.values())] = rows[sorted(vocabulary.special.values())].float().mean(0).to(table)
     set_up_chat(model, tokenizer, new)
     return new
+
+
+def with_turns(vocabulary: VideoVocabulary, start: int) -> VideoVocabulary:
+    """``vocabulary`` with ids for turns from ``start`` on, the first that its text tokenizer has free."""
+    return replace(
+        vocabulary,
+        special={**vocabulary.special, **{name: start + place for place, name in enumerate(CHAT_TOKENS)}},
+        code_offset=max(vocabulary.code_offset, start + len(CHAT_TOKENS)),
+    )
 
 
 def _tables(model: PreTrainedModel) -> list[Tensor]:

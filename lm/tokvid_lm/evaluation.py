@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tokvid.data.clip_source import spread
-from tokvid.errors import ShapeError
+from tokvid.errors import ModelError, ShapeError
 from tokvid.frames import to_pictures
 from tokvid.runtime import evaluation_mode
 from tokvid_lm.batch_plan import Batch
@@ -89,8 +89,10 @@ def validation_losses(
         if entry.objective in found or entry.file:
             continue
         if entry.objective == "chat":
+            if dialogues is None:
+                raise ModelError("the objective chat is measured on dialogues: give some")
             documents = Documents(lm.processor, clips, mixture=(_TALK,), shuffle=False, dialogues=dialogues)
-            count = 0 if dialogues is None else len(dialogues)
+            count = len(dialogues)
             found["chat"] = _mean_nats(lm, documents, answer, batch_size, autocast, count=count, text_alone=True)
         else:
             alone = MixtureConfig(objective=entry.objective, schedule=entry.schedule)

@@ -19,10 +19,11 @@ from tokvid.errors import ConfigError
 from tokvid.hub import local_folder
 from tokvid.optimizer import MuonConfig
 from tokvid_lm.building import scratch_config
+from tokvid_lm.chat_tokens import with_turns
 from tokvid_lm.code_source import CodeSource
 from tokvid_lm.document_sizes import DocumentSizes, document_sizes, planned_clips
 from tokvid_lm.extend import text_tokenizer_size
-from tokvid_lm.loading import load_config, load_tokenizer
+from tokvid_lm.loading import load_config, load_saved_tokenizer, load_tokenizer
 from tokvid_lm.objectives.cross_entropy import DEVICE_CHUNK
 from tokvid_lm.step_cost import EmptyModel
 from tokvid_lm.training import adam_names
@@ -188,7 +189,14 @@ def _extended(recipe: LMRecipe, codec: VideoCodec) -> tuple[Any, VideoVocabulary
     model = recipe.model
     if isinstance(model, TrainedModelConfig):
         folder = local_folder(model.name)
-        return load_config(folder), saved_vocabulary(folder, read_facts(folder))
+        saved, ids = load_config(folder), saved_vocabulary(folder, read_facts(folder))
+        if recipe.chats and not ids.chats:
+            ids = with_turns(ids, text_tokenizer_size(load_saved_tokenizer(folder)))
+        text_config = saved.get_text_config(decoder=True)
+        text_config.vocab_size = ids.total_size
+        if model.max_positions is not None:
+            text_config.max_position_embeddings = model.max_positions
+        return saved, ids
     if isinstance(model, ScratchModelConfig):
         text_size = old_rows = model.text_vocab_size
         config: Any = scratch_config(model, text_size)

@@ -16,6 +16,7 @@ from tokvid_lm.mixture import MixtureConfig
 from tokvid_lm.objectives.video_objective import LossConfig
 from tokvid_lm.positions import PositionKind
 from tokvid_lm.samplers.sampling import Sampling
+from tokvid_lm.vocabulary import Mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +242,9 @@ class LMRecipe:
             raise ConfigError(
                 "model.lora is trained with adamw (Muon is for whole matrices): set training.optimizer.kind"
             )
-        trained = {entry.mode for entry in self.training.mixture if entry.draws_video}
+        if self.chats and self.num_actions:
+            raise ConfigError("dialogues have no actions: leave num_actions or the objective chat out")
+        trained = set(self._modes())
         guided = [sampling.mode for sampling in self.evaluation.sampling if sampling.guided]
         if guided and not self.training.prompt_drop:
             raise ConfigError(
@@ -263,5 +266,9 @@ class LMRecipe:
     def sampling(self) -> tuple[Sampling, ...]:
         """How clips are drawn in each mode that is trained; those that the evaluation names first."""
         given = {sampling.mode: sampling for sampling in self.evaluation.sampling}
-        trained = dict.fromkeys(entry.mode for entry in self.training.mixture if entry.draws_video)
-        return (*given.values(), *(Sampling(mode=mode) for mode in trained if mode not in given))
+        return (*given.values(), *(Sampling(mode=mode) for mode in self._modes() if mode not in given))
+
+    def _modes(self) -> dict[Mode, None]:
+        """In which modes videos are drawn, in the order of the mixture."""
+        shares = (entry for entry in self.training.mixture if entry.draws_video or entry.objective == "chat")
+        return dict.fromkeys(entry.mode for entry in shares)

@@ -20,7 +20,7 @@ from tests.lm.test_chat import build
 from tests.lm.tiny import build_model, build_tokenizer
 from tokvid import Video, write_video
 from tokvid.cli import main as command
-from tokvid.cli.chat_terminal import completions
+from tokvid.cli.chat_terminal import completions, printable
 from tokvid.video import probe_video
 from tokvid_lm import VideoLM
 from tokvid_tokenizers import load_codec
@@ -251,3 +251,7 @@ def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert completions("/video films/f", "films/f") == ["films/fox.mp4"]
     assert completions("/mode m", "m") == ["maskgit"]
     assert completions("/seed 1", "1") == [] and completions("/video none/x", "none/x") == []
+
+
+def test_what_would_command_a_terminal_is_not_printed() -> None:
+    assert printable("a\x1b[2Jb\x07\n\tä\x9b") == "a\ufffd[2Jb\ufffd\n\tä\ufffd"

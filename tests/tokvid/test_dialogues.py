@@ -335,6 +335,12 @@ def test_a_split_without_dialogues_is_refused(name: str) -> None:
         SpriteDialogueConfig(**{name: 0})  # type: ignore[arg-type]
 
 
+def test_clips_of_one_frame_are_refused() -> None:
+    """Nothing moves in them, and what does not move cannot be continued: such dialogues were never done."""
+    with pytest.raises(ConfigError, match="num_frames must be at least 2, got 1"):
+        SpriteDialogueConfig(num_frames=1)
+
+
 def test_the_clips_of_dialogues_are_those_of_the_world() -> None:
     """What is drawn for a dialogue is what the world draws of its scene."""
     (each, *_) = made("train", MANY)

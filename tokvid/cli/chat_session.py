@@ -154,12 +154,16 @@ class ChatSession:
 
     def do_mode(self, rest: list[str]) -> Reply:
         """``/mode [MODE]``."""
+        lines = []
         if rest:
-            self.chat.set_drawing(" ".join(rest), **self._video)
+            mode, video = " ".join(rest), dict(self._video)
+            if mode == "next_token" and video.pop("steps", None) is not None:
+                lines.append("next_token draws code after code: --steps is for the other modes")
+            self.chat.set_drawing(mode, **video)
         sampling = self.chat.sampling
         if sampling is None:
             return Reply(lines=("this model draws no videos",))
-        return Reply(lines=(f"videos are drawn by {sampling.mode}; it knows {', '.join(self.modes)}",))
+        return Reply(lines=(*lines, f"videos are drawn by {sampling.mode}; it knows {', '.join(self.modes)}"))
 
     def do_seed(self, rest: list[str]) -> Reply:
         """``/seed [N]``."""

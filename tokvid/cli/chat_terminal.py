@@ -8,6 +8,7 @@ import select
 import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +89,7 @@ class Terminal:
         try:
             for event in events:
                 if isinstance(event, Said):
-                    print(event.text, end="", flush=True)
+                    print(printable(event.text), end="", flush=True)
                     middle = not event.text.endswith("\n")
                     continue
                 if middle:
@@ -152,6 +153,11 @@ class Terminal:
 
     def _error(self, message: str) -> None:
         self.note(f"error: {message}")
+
+
+def printable(text: str) -> str:
+    """``text`` without what would command a terminal: control characters become marks, but for line ends and tabs."""
+    return "".join(letter if letter in "\n\t" or unicodedata.category(letter) != "Cc" else "\ufffd" for letter in text)
 
 
 @contextlib.contextmanager

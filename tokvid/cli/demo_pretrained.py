@@ -29,7 +29,18 @@ MODEL = "tokvid-sprites-lm"
 _CLIPS, _TO_COMPLETE = 4, 2
 """Few enough for half a minute of two cores."""
 _COMPLETED = {"continuation": "frame", "interpolation": "maskgit", "inpainting": "maskgit"}
+_TALK = ("what happens here?", "make it move right", "what moved in the first video?")
+"""Said about the first clip, which is shown with the first message."""
 Pictures = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What was said and answered, and the clip of the answer, if it has one."""
+
+    said: str
+    text: str
+    frames: Pictures | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +77,7 @@ def run_pretrained(output: Path, *, began: float) -> int:
     drawn = [_draw(lm, sampling.mode, clips, oracle) for sampling in settings.sampling]
     completed = [_complete(lm, clips, task) for task in _COMPLETED]
     captions = _captions(lm, clips)
+    talk = _talk(lm, clips)
     facts: dict[str, Any] = {
         "model": MODEL,
         "right": {each.mode: sum(clip.right for clip in each.judged) for each in drawn},
@@ -75,7 +87,7 @@ def run_pretrained(output: Path, *, began: float) -> int:
         "seconds": time.perf_counter() - began,
         "provenance": provenance(0),
     }
-    _page(clips, drawn, completed, captions, facts).save(output / "report.html")
+    _page(clips, drawn, completed, captions, talk, facts).save(output / "report.html")
     first = drawn[0]
     write_sheet(output / "sheet.png", first.frames, list(clips.captions))
     write_videos(output / "generated", first.frames, list(clips.captions), fps=clips.fps, made_by=facts["provenance"])
@@ -87,6 +99,8 @@ def run_pretrained(output: Path, *, began: float) -> int:
         print(f"{part.task + ', ' + part.mode:<27}{part.psnr - part.guess_psnr:+.1f} dB against a guess")
     for caption in captions[:2]:
         print(f"says of a clip             {caption}")
+    for answer in talk:
+        print(f"{answer.said:<31}{answer.text}{'' if answer.frames is None else ', and draws it'}")
     for name in ("report.html", "sheet.png", "generated", METRICS_FILE):
         print(output / name)
     return 0
@@ -117,11 +131,34 @@ def _captions(lm: VideoLM, clips: ClipArray) -> list[str]:
     return [segment.text for segment in written if isinstance(segment, TextSegment)]
 
 
+def _talk(lm: VideoLM, clips: ClipArray) -> list[_Answer]:
+    """A conversation about the first clip."""
+    from tokvid.frames import to_model, to_pictures
+    from tokvid_lm import TextSegment, VideoSegment
+    from tokvid_lm.chat import Chat, Said, Shown
+    from tokvid_lm.segments import Segment
+
+    chat = Chat(lm)
+    shown: list[Segment] = [VideoSegment(frames=to_model(clips.frames[:1]), fps=clips.fps)]
+    answers = []
+    for said in _TALK:
+        text, frames = "", None
+        for event in chat.say([*shown, TextSegment(said)]):
+            if isinstance(event, Said):
+                text += event.text
+            elif isinstance(event, Shown) and event.segment.frames is not None:
+                frames = to_pictures(event.segment.frames)[0]
+        answers.append(_Answer(said=said, text=text, frames=frames))
+        shown = []
+    return answers
+
+
 def _page(
     clips: ClipArray,
     drawn: Sequence[_Drawn],
     completed: Sequence[Completion],
     captions: Sequence[str],
+    talk: Sequence[_Answer],
     facts: dict[str, Any],
 ) -> Any:
     from tokvid.report.page import Card, Report
@@ -147,4 +184,12 @@ def _page(
         report.cards([card], width=700)
     rows = list(zip(clips.captions, captions, strict=True))
     report.section("Captions").table(["of the clip", "of the model"], rows)
+    report.section("Talk", "About the first clip, shown with the first question; 'tokvid chat' goes on.")
+    report.table(["said", "answered"], [(answer.said, answer.text) for answer in talk])
+    cards = [
+        Card(uri=animated(answer.frames, clips.fps), caption=f"{answer.said} {answer.text}")
+        for answer in talk
+        if answer.frames is not None
+    ]
+    report.cards([Card(uri=animated(clips.frames[0], clips.fps), caption="the clip"), *cards])
     return report.facts(facts, "Versions, seeds and figures")

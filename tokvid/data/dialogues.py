@@ -25,6 +25,7 @@ class SpriteDialogueConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "train", "held_out")
+        at_least(self, 2, "num_frames")  # one frame moves nowhere, and dialogues are about motion
 
 
 DialogueDataConfig = SpriteDialogueConfig
