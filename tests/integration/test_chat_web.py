@@ -192,6 +192,7 @@ def test_a_dialogue(lm: VideoLM, clip: Path, seed: int, tmp_path: Path, visit: C
         assert len(visitor.videos()) == grids
         visitor.say("and again")
         assert visitor.text.count("and again") == 1
+        assert not any(button.is_displayed() for button in visitor.all("#conversation [aria-label=Share]"))
 
         visitor.press("retry")
         visitor.until(lambda: visitor.one("#seed input").get_attribute("value") == str(seed + 1) and not visitor.busy)
@@ -352,16 +353,20 @@ def test_screenshots(lm: VideoLM, clip: Path, seed: int, tmp_path: Path, visit: 
         options = {"name": Path(model).name, "text": None, "max_new_tokens": 64}
         clip = sprite(tmp_path, lm.settings.num_frames or 9)
     with served(lm, **options) as url:
-        visitor = visit(url, size=(1280, 1000))
-        visitor.say("what happens here?", clip)
-        take(visitor, folder / "chat-web-clip.png")
+        visitor = visit(url, size=(1280, 1690))
         visitor.say("make a clip in which a fox moves left over grass")
+        visitor.say("make it move right")
         take(visitor, folder / "chat-web.png")
         visitor.press("clear")
         visitor.until(lambda: not visitor.videos())
-        visitor.say("look", broken(clip.parent))
-        visitor.say("hello")
-        take(visitor, folder / "chat-web-broken-file.png")
+        visitor.driver.set_window_size(1280, 1220)
+        visitor.say("what happens here?", clip)
+        visitor.say("and here?", broken(tmp_path))
+        visitor.type("a line of ten thousand\n" * 10_000)
+        visitor.send()
+        visitor.until(lambda: "10,001 lines" in visitor.text)
+        visitor.type("")
+        take(visitor, folder / "chat-web-files.png")
 
 
 def take(visitor: Visitor, path: Path) -> None:

@@ -122,7 +122,7 @@ class Visitor:
         self.url = url
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
         self.driver.get(url)
-        self.until(lambda: self.all("#box textarea") and self.all("#cancel"))
+        self.until(lambda: self.all("#box textarea:enabled") and self.all("#box .submit-button"))
 
     def all(self, selector: str) -> list[Any]:
         found: list[Any] = self.driver.find_elements("css selector", selector)
@@ -143,7 +143,9 @@ class Visitor:
                     return
             except StaleElementReferenceException:
                 pass
-            assert time.monotonic() < end, f"{self.text!r} {self.one('#status').text!r} {self.toasts!r}"
+            assert time.monotonic() < end, (
+                f"{self.text!r} {self.one('#status').text!r} {self.one('#notice').text!r} {self.toasts!r}"
+            )
             time.sleep(0.05)
 
     @property

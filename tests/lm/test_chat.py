@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.lm.tiny import build_model, build_tokenizer
+from tests.lm.tiny_chat import SETTINGS, build
 from tokvid.errors import ModelError, ShapeError, TokvidError
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
 from tokvid_lm import chat as chat_module
@@ -29,43 +29,9 @@ from tokvid_lm.segments import Segment, Turn
 from tokvid_lm.templates import VideoHeader
 from tokvid_lm.video_settings import VideoSettings
 from tokvid_lm.vocabulary import END_OF_TURN, MODES, Mode
-from tokvid_tokenizers import VideoCodec, load_codec
+from tokvid_tokenizers import VideoCodec
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz ,.!?"
-SETTINGS = VideoSettings(
-    sampling=tuple(Sampling(mode=mode, steps=3) for mode in MODES), num_frames=5, height=16, width=16, fps=8.0
-)
 SOME = Sampling(top_k=6)
-
-
-@functools.cache
-def build(
-    family: str = "llama",
-    *,
-    positions: PositionKind = "1d",
-    context: int = 512,
-    draws: bool = True,
-    letters: bool = True,
-    also: tuple[int, ...] = (),
-) -> VideoLM:
-    """A model that is likely to draw a video (never without ``draws``) and to end its turn, and says ``letters``, and
-    ``also`` these ids.
-
-    The rows of its head say so: one that is longer is drawn or shunned more often, one of zeros is never among the
-    likeliest.
-    """
-    model = build_model(family, max_position_embeddings=context)
-    codec = load_codec("preset:tiny")
-    lm = VideoLM.extend(model, codec=codec, tokenizer=build_tokenizer(), positions=positions, chat=True)
-    lm.settings = SETTINGS
-    head = lm.model.get_output_embeddings().weight
-    said = {*also} | {token for letter in LETTERS for token in lm.processor.encode_text(letter)}
-    with torch.no_grad():
-        if letters:
-            head[[token for token in range(lm.vocabulary.text_size) if token not in said]] = 0
-        head[lm.vocabulary.open_id] *= 4 if draws else 0
-        head[lm.vocabulary.special[END_OF_TURN]] *= 3
-    return lm
 
 
 def open_chat(lm: VideoLM, **changes: Any) -> Chat:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.lm.test_chat import build
+from tests.lm.tiny_chat import build
 from tokvid import Video, write_video
 from tokvid.errors import CheckpointError, DataError, VideoError
 from tokvid_lm import TextSegment, VideoLM, VideoSegment

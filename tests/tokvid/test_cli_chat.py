@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.lm.test_chat import build
 from tests.lm.tiny import build_model, build_tokenizer
+from tests.lm.tiny_chat import build
 from tokvid import Video, write_video
 from tokvid.cli import main as command
 from tokvid.cli.chat_terminal import completions, printable

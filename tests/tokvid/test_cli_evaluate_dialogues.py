@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.lm.test_chat import build
+from tests.lm.tiny_chat import build
 from tokvid.cli import main as command
 from tokvid.cli.evaluate_dialogues import Answered, ask, count, judge
 from tokvid.data.sprites.dialogues import SpriteDialogues

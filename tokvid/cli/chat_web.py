@@ -30,7 +30,10 @@ _WAITING = 32  # answers that may wait for their turn
 _KEPT_S = 24 * 3600  # files of conversations that are still open
 _STYLE = """
 footer { display: none !important; }
-#conversation video, #conversation img { width: 256px; max-width: 100%; image-rendering: pixelated; }
+#conversation video, #conversation img { min-width: 272px; image-rendering: pixelated; }
+#conversation video { width: 100%; max-width: 340px; }
+#conversation img { width: auto; max-width: 100%; }
+#conversation [aria-label="Share"] { display: none; }
 #status { min-height: 1.6em; }
 #notice { color: #b45309; }
 """

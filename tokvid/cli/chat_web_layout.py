@@ -35,7 +35,8 @@ class Layout:
                 self.conversation = gradio.Chatbot(
                     elem_id="conversation",
                     show_label=False,
-                    height="62vh",
+                    height="calc(100vh - 340px)",
+                    min_height=320,
                     render_markdown=False,
                     allow_tags=False,
                     buttons=[],
@@ -51,6 +52,7 @@ class Layout:
                     file_count="multiple",
                     file_types=list(CLIP_SUFFIXES),
                     max_plain_text_length=2**31 - 1,  # else a long text becomes a file
+                    interactive=False,  # until there is a conversation
                 )
                 with gradio.Row():
                     self.cancel = gradio.Button("Cancel", elem_id="cancel", variant="stop", interactive=False)
@@ -109,7 +111,7 @@ class Layout:
             "outputs": [*view, self.seed],
         }
         told = [*view, self.notice]
-        app.load(self._open, None, [self.page, *told], **at_once)
+        app.load(self._open, None, [self.page, *told, self.box], **at_once)
         said = self.box.submit(self._ask, [self.page, self.codes, self.box, self.start], [*told, self.box], **at_once)
         again = self.retry.click(self._ask_again, [self.page, self.codes], told, **at_once)
         for asked in (said, again):
@@ -124,7 +126,7 @@ class Layout:
 
     def _open(self) -> tuple[Any, ...]:
         page = self._host.open_page()
-        return (page, *self._view(page, True), "")
+        return (page, *self._view(page, True), "", self._gradio.update(interactive=True))
 
     def _ask(self, page: Page | None, codes: bool, message: dict[str, Any] | None, start: float | None) -> Any:
         message = message or {}
@@ -220,7 +222,7 @@ def _content(message: Message) -> Any:
     """A message's content as Gradio takes it, which reads markup even where it renders no Markdown."""
     if isinstance(message.content, Path):
         return {"path": str(message.content)}
-    return html.escape(f"\u26a0 {message.content}" if message.kind == "note" else message.content)
+    return html.escape(f"\u26a0 {message.content}" if message.kind == "note" else message.content, quote=False)
 
 
 def _steps(chosen: Sampling | None) -> dict[str, Any]:

@@ -39,7 +39,7 @@ MOST_CLIPS = 4
 CLIP_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MOST_SEED = 2**31 - 1
 _TOLD_EVERY_S = 0.1  # text comes faster than a page should be drawn
-_CODES_SIDE = 48  # pixels of a latent frame's grid, at least
+_CODES_SIDE = 64  # pixels of a latent frame's grid, at least
 
 
 @dataclass(frozen=True, kw_only=True)

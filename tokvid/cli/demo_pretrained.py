@@ -30,7 +30,7 @@ _CLIPS, _TO_COMPLETE = 4, 2
 """Few enough for half a minute of two cores."""
 _COMPLETED = {"continuation": "frame", "interpolation": "maskgit", "inpainting": "maskgit"}
 _TALK = ("what happens here?", "make it move right", "what moved in the first video?")
-"""Said about the first clip, which is shown with the first message."""
+"""Said about the first clip of one sprite, which is shown with the first message: of two, which is "it"?"""
 Pictures = npt.NDArray[np.uint8]
 
 
@@ -132,14 +132,15 @@ def _captions(lm: VideoLM, clips: ClipArray) -> list[str]:
 
 
 def _talk(lm: VideoLM, clips: ClipArray) -> list[_Answer]:
-    """A conversation about the first clip."""
+    """A conversation about a clip."""
     from tokvid.frames import to_model, to_pictures
     from tokvid_lm import TextSegment, VideoSegment
     from tokvid_lm.chat import Chat, Said, Shown
     from tokvid_lm.segments import Segment
 
     chat = Chat(lm)
-    shown: list[Segment] = [VideoSegment(frames=to_model(clips.frames[:1]), fps=clips.fps)]
+    number = _clip_to_talk_about(clips)
+    shown: list[Segment] = [VideoSegment(frames=to_model(clips.frames[number : number + 1]), fps=clips.fps)]
     answers = []
     for said in _TALK:
         text, frames = "", None
@@ -151,6 +152,13 @@ def _talk(lm: VideoLM, clips: ClipArray) -> list[_Answer]:
         answers.append(_Answer(said=said, text=text, frames=frames))
         shown = []
     return answers
+
+
+def _clip_to_talk_about(clips: ClipArray) -> int:
+    from tokvid.data.sprites.captions import parse_caption
+
+    counts = [len(parse_caption(caption).sprites) for caption in clips.captions]
+    return counts.index(1) if 1 in counts else 0
 
 
 def _page(
@@ -184,12 +192,13 @@ def _page(
         report.cards([card], width=700)
     rows = list(zip(clips.captions, captions, strict=True))
     report.section("Captions").table(["of the clip", "of the model"], rows)
-    report.section("Talk", "About the first clip, shown with the first question; 'tokvid chat' goes on.")
+    report.section("Talk", "About the clip, shown with the first question; 'tokvid chat' goes on.")
     report.table(["said", "answered"], [(answer.said, answer.text) for answer in talk])
     cards = [
         Card(uri=animated(answer.frames, clips.fps), caption=f"{answer.said} {answer.text}")
         for answer in talk
         if answer.frames is not None
     ]
-    report.cards([Card(uri=animated(clips.frames[0], clips.fps), caption="the clip"), *cards])
+    number = _clip_to_talk_about(clips)
+    report.cards([Card(uri=animated(clips.frames[number], clips.fps), caption="the clip"), *cards])
     return report.facts(facts, "Versions, seeds and figures")
