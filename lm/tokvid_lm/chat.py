@@ -54,11 +54,13 @@ class Drawing:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A video of the answer is done: its codes, and its frames on the CPU; how it was drawn, after which ids."""
+    """A video of the answer is done: its codes, and its frames on the CPU; how it was drawn, after which ids, and the
+    number of its noise."""
 
     segment: VideoSegment
     sampling: Sampling
     prompt: tuple[int, ...]
+    sample: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Chat:
             raise ModelError("this model draws videos from actions, which a conversation has none of: use generate")
         if max_new_tokens < 1:
             raise ModelError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        if seed < 0:
+            raise ModelError(f"a seed is a number from 0 on, got {seed}")
         self.lm = lm
         self.seed = seed
         self.text = Sampling(top_k=1) if text is None else text
@@ -120,11 +124,11 @@ class Chat:
 
         A model that was trained to draw none answers with text alone.
         """
-        self.sampling = self.lm.sampling_for(mode).override(**settings) if self.lm.settings.sampling else None
-        if self.sampling is None and (mode is not None or settings):
-            self.lm.sampling_for(mode)
-        if self.sampling is not None and self.sampling.guided:
+        draws = bool(self.lm.settings.sampling) or mode is not None or settings  # of none it says so
+        sampling = self.lm.sampling_for(mode).override(**settings) if draws else None
+        if sampling is not None and sampling.guided:
             self.lm.check_guidance()
+        self.sampling: Sampling | None = sampling
 
     def clear(self) -> None:
         """Forget all that was said."""
@@ -156,19 +160,18 @@ class Chat:
         self._close()
         return self._begin_answer([*self._turns, turn])
 
-    def take(self, said: Sequence[Segment], answer: Sequence[Segment]) -> None:
-        """Take something as said, and this as the model's answer."""
+    def take(self, said: Sequence[Segment], answer: Sequence[Segment]) -> int:
+        """Take something as said, and this as the model's answer; how many of the oldest turns are forgotten."""
         self._close()
-        pair = [Turn("user", tuple(map(self._with_codes, said))), Turn("assistant", ())]
-        self._set_turns([*self._turns, *pair])
-        self.take_answer(answer)
+        user, assistant = (tuple(map(self._with_codes, segments)) for segments in (said, answer))
+        return self._set_turns([*self._turns, Turn("user", user), Turn("assistant", assistant)])
 
-    def take_answer(self, answer: Sequence[Segment]) -> None:
-        """Take this as the answer in place of what the model said last."""
+    def take_answer(self, answer: Sequence[Segment]) -> int:
+        """Take this as the answer in place of what the model said last; how many turns are forgotten."""
         self._close()
         if not self._turns:
             raise ModelError("there is no answer yet to replace")
-        self._set_turns([*self._turns[:-1], Turn("assistant", tuple(map(self._with_codes, answer)))])
+        return self._set_turns([*self._turns[:-1], Turn("assistant", tuple(map(self._with_codes, answer)))])
 
     def retry(self, *, seed: int | None = None) -> Iterator[Event]:
         """Answer once more what was said last, with another seed (None: the next)."""
@@ -212,10 +215,10 @@ class Chat:
             self._turns.append(Turn("assistant", ()))
 
     def _answering(self, forgotten: int) -> Iterator[Event]:
-        if forgotten:
-            yield Forgotten(forgotten)
         self._answer = []
         try:
+            if forgotten:
+                yield Forgotten(forgotten)
             yield from self._speak()
         finally:
             self._turns.append(Turn("assistant", tuple(self._answer)))
@@ -280,9 +283,11 @@ class Chat:
                 self._runner, lm, header, read=len(self._read), guided=sampling.guided, room=len(canvas), way=self._way
             )
         sampling, prompt = replace(sampling, seed=self.seed), tuple(self._read)
-        samples = torch.tensor([self._count_drawn()])
+        sample = self._count_drawn()
         try:
-            for frame, ids in self._stepped(SAMPLERS[sampling.mode](rows, canvas, lm.vocabulary, sampling, samples)):
+            for frame, ids in self._stepped(
+                SAMPLERS[sampling.mode](rows, canvas, lm.vocabulary, sampling, torch.tensor([sample]))
+            ):
                 last = ids
                 yield Drawing(frame + 1, grid.t)
         finally:
@@ -295,7 +300,7 @@ class Chat:
             codes=codes, frames=frames, num_frames=num_frames, fps=lm.settings.fps, caption=" ".join(said) or None
         )
         self._answer.append(segment)
-        yield Shown(segment, sampling, prompt)
+        yield Shown(segment, sampling, prompt, sample)
 
     def _count_drawn(self) -> int:
         """How many videos the assistant has shown: the number of the next one, for its noise."""

@@ -1,7 +1,8 @@
 """Dialogues as documents to learn from: loss on what the assistant says, and on nothing else.
 
 A dialogue is encoded once, its clips as codes and its texts as ids. In the next-token mode a document is a whole
-dialogue. In a masked mode it ends with a video that the assistant draws; the videos before it stand as they are read.
+dialogue. In a masked mode it ends with a video that the assistant draws, if it draws one; the videos before it stand as
+they are read.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Codes are kept beside words, so that a conversation that is loaded is the one th
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from tokvid_lm.video_lm import VideoLM
 CONVERSATION_FILE = "conversation.json"
 FORMAT_VERSION = 1
 DEFAULT_FPS = 8.0  # of a model that was trained on clips of several rates
+_OURS = re.compile(r"conversation\.json|clip-\d+\.tokvid")
 _MOST_FRAMES = 17  # of a clip, for a model that was trained on several lengths
 
 
@@ -47,7 +50,8 @@ def read_clip(
     Of a longer video the window from ``start`` seconds on is taken, and the note says so. Raises
     :class:`~tokvid.errors.VideoError` for a file that cannot be read, :class:`DataError` for an empty window.
     """
-    if start < 0 or (end is not None and end <= start):
+    start = 0.0 if picture else start
+    if not math.isfinite(start) or start < 0 or (end is not None and not start < end < math.inf):
         raise DataError(f"a window of a video begins at 0 s or later and has an end after it, got {start} to {end}")
     settings, info = lm.settings, probe_video(path)
     stride = lm.codec.spatial_stride
@@ -58,6 +62,7 @@ def read_clip(
     fps = settings.fps or DEFAULT_FPS
     most = settings.num_frames or _MOST_FRAMES
     is_picture = picture or (info.num_frames in (None, 1) and info.duration_s * info.fps <= 1.5)
+    start = 0.0 if is_picture else start  # there is no later
     whole = 1 if is_picture else count_frames(info, fps) - round(start * fps)
     if whole < 1:
         raise DataError(f"{path} lasts {info.duration_s:.3g} s, so nothing begins at {start:g} s: start earlier")
@@ -98,8 +103,14 @@ def save_conversation(lm: VideoLM, turns: Sequence[Turn], folder: str | Path) ->
     An earlier conversation there is replaced; a folder that holds anything else raises :class:`CheckpointError`.
     """
     folder = Path(folder)
-    if folder.is_file() or (folder.is_dir() and not (folder / CONVERSATION_FILE).is_file() and any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists and holds no conversation; choose another folder")
+    strange = (
+        sorted(path.name for path in folder.iterdir() if not _OURS.fullmatch(path.name)) if folder.is_dir() else []
+    )
+    if folder.is_file() or strange:
+        raise CheckpointError(
+            f"{folder} holds {strange[0] if strange else 'no folder'}, which is no part of a conversation and would be"
+            " lost: choose another folder"
+        )
     with atomic_folder(folder) as beside:
         said: list[dict[str, Any]] = []
         clips = 0
@@ -132,7 +143,7 @@ def load_conversation(lm: VideoLM, folder: str | Path) -> list[Turn]:
         )
     if facts.get("codec_id") != lm.codec.codec_id:
         raise CheckpointError(
-            f"{path} holds clips of the codec {facts.get('codec_id')}, this model speaks {lm.codec.codec_id}: load it"
+            f"{path} holds clips of the codec {facts.get('codec_id')!r}, this model speaks {lm.codec.codec_id}: load it"
             " with the model that it was held with"
         )
     try:
@@ -140,21 +151,24 @@ def load_conversation(lm: VideoLM, folder: str | Path) -> list[Turn]:
             Turn(turn["role"], tuple(_load_segment(lm, path.parent, piece) for piece in turn["content"]))
             for turn in facts["turns"]
         ]
-    except (KeyError, TypeError, ShapeError) as error:
+    except (KeyError, TypeError, AttributeError, UnicodeEncodeError, ShapeError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}; save the conversation again") from error
 
 
 def _load_segment(lm: VideoLM, folder: Path, piece: dict[str, str]) -> Segment:
     if piece["type"] == "text":
+        piece["text"].encode()  # half characters are no text
         return TextSegment(piece["text"])
     name = piece["file"]
     if Path(name).name != name or name in ("", ".", ".."):
         raise CheckpointError(f"{folder / CONVERSATION_FILE} names the clip {name!r}, which is no file beside it")
     file = CodesFile(folder / name)
     if file.facts.codec_id != lm.codec.codec_id:
-        raise CheckpointError(f"{folder / name} holds codes of {file.facts.codec_id}, not of {lm.codec.codec_id}")
+        raise CheckpointError(f"{folder / name} holds codes of {file.facts.codec_id!r}, not of {lm.codec.codec_id}")
     codes = torch.from_numpy(file.read())[None]
     fps = file.facts.made_by.get("fps")
+    if fps is not None and not (isinstance(fps, int | float) and math.isfinite(fps) and fps > 0):
+        raise ShapeError(f"the clip {name} has the rate {fps!r}")
     return VideoSegment(codes=codes, num_frames=file.facts.num_frames, fps=fps)
 
 

@@ -224,8 +224,7 @@ def _settings(recipe: LMRecipe, clips: CodeSource) -> VideoSettings:
         width=width,
         fps=clips.fps,
         latent_frames=clips.latent_frames,
-        knows_null_prompt=recipe.training.prompt_drop > 0
-        and any(entry.draws_video for entry in recipe.training.mixture),
+        knows_null_prompt=recipe.knows_null_prompt,
         captions=any(entry.objective == "caption" for entry in recipe.training.mixture),
     )
 

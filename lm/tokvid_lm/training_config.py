@@ -79,6 +79,10 @@ class TrainedModelConfig:
     name: str
     max_positions: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.max_positions is not None:
+            at_least(self, 1, "max_positions")
+
 
 ModelConfig = ScratchModelConfig | PretrainedModelConfig | TrainedModelConfig
 
@@ -245,11 +249,19 @@ class LMRecipe:
         if self.chats and self.num_actions:
             raise ConfigError("dialogues have no actions: leave num_actions or the objective chat out")
         trained = set(self._modes())
+        if isinstance(self.data, SpriteDataConfig) and self.dialogues is not None:
+            ours = (self.data.size, self.data.num_frames, self.data.fps)
+            theirs = (self.dialogues.size, self.dialogues.num_frames, self.dialogues.fps)
+            if ours != theirs:
+                raise ConfigError(
+                    f"dialogues are about clips of the size, length and rate that data has, {ours}, got {theirs}: set"
+                    " both alike"
+                )
         guided = [sampling.mode for sampling in self.evaluation.sampling if sampling.guided]
-        if guided and not self.training.prompt_drop:
+        if guided and not self.knows_null_prompt:
             raise ConfigError(
                 f"evaluation.sampling guides in the mode {guided[0]}, for which captions must sometimes be dropped: set"
-                " training.prompt_drop (0.1, say), or guidance_scale to 1"
+                " training.prompt_drop (0.1, say) with a share of videos from captions, or guidance_scale to 1"
             )
         for sampling in self.evaluation.sampling:
             if sampling.mode not in trained:
@@ -261,6 +273,11 @@ class LMRecipe:
     def chats(self) -> bool:
         """Whether the model learns to talk."""
         return any(entry.objective == "chat" for entry in self.training.mixture)
+
+    @property
+    def knows_null_prompt(self) -> bool:
+        """Whether some videos are drawn from nothing, which guidance compares with."""
+        return self.training.prompt_drop > 0 and any(entry.draws_video for entry in self.training.mixture)
 
     @property
     def sampling(self) -> tuple[Sampling, ...]:

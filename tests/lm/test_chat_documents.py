@@ -677,7 +677,7 @@ def test_rotary_positions_go_on(codec: VideoCodec, tmp_path: Path) -> None:
         plain.generate([TextSegment("a" * 400)], output="text", max_new_tokens=3)
 
 
-@pytest.mark.parametrize("positions", [255, 1, 0, -4])
+@pytest.mark.parametrize("positions", [255, 1])
 def test_a_model_is_not_shortened(positions: int, codec: VideoCodec, tmp_path: Path) -> None:
     folder = tmp_path / "lm"
     untaught().save_pretrained(folder)
@@ -701,3 +701,9 @@ def test_other_positions_do_not_go_on(kind: str, codec: VideoCodec, tmp_path: Pa
     with pytest.raises(ConfigError, match="has no plain rotary positions, which alone go on without new weights"):
         lengthened(folder, 512, codec)
     assert lengthened(folder, None, codec).vocabulary.chats
+
+
+@pytest.mark.parametrize("positions", [0, -4])
+def test_a_model_reads_something(positions: int) -> None:
+    with pytest.raises(ConfigError, match=f"max_positions must be at least 1, got {positions}"):
+        TrainedModelConfig(name="lm", max_positions=positions)

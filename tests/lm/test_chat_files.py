@@ -73,8 +73,11 @@ def test_what_cannot_be_shown_is_a_line(lm: VideoLM, tmp_path: Path) -> None:
     path = film(tmp_path / "clip.mp4", frames=8)
     with pytest.raises(DataError, match="nothing begins at 3 s"):
         read_clip(lm, path, start=3.0)
-    with pytest.raises(DataError, match="an end after it"):
-        read_clip(lm, path, start=2.0, end=1.0)
+    for start, end in ((2.0, 1.0), (float("nan"), None), (float("inf"), None), (0.0, float("inf")), (-1.0, None)):
+        with pytest.raises(DataError, match="an end after it"):
+            read_clip(lm, path, start=start, end=end)
+    with pytest.raises(DataError, match="nothing begins"):
+        read_clip(lm, path, start=1e300)
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 20)
     (tmp_path / "half.mp4").write_bytes(path.read_bytes()[:300])
@@ -106,10 +109,14 @@ def test_a_conversation_comes_back_id_for_id(lm: VideoLM, tmp_path: Path) -> Non
     assert [turn.role for turn in other.turns] == [turn.role for turn in chat.turns]
     save_conversation(lm, chat.turns[:2], tmp_path / "kept")  # a conversation is replaced
     assert len(load_conversation(lm, tmp_path / "kept")) == 2
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "letter.txt").touch()
-    with pytest.raises(CheckpointError, match="holds no conversation"):
-        save_conversation(lm, chat.turns, tmp_path / "mine")
+    for name in ("letter.txt", "clip-001.mp4"):  # beside a conversation, too
+        (tmp_path / "kept" / name).touch()
+        with pytest.raises(CheckpointError, match=f"holds {name}"):
+            save_conversation(lm, chat.turns, tmp_path / "kept")
+        (tmp_path / "kept" / name).unlink()
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="no folder"):
+        save_conversation(lm, chat.turns, tmp_path / "file")
 
 
 def test_a_conversation_that_was_tampered_with_is_refused(lm: VideoLM, tmp_path: Path) -> None:
@@ -124,6 +131,7 @@ def test_a_conversation_that_was_tampered_with_is_refused(lm: VideoLM, tmp_path:
         ({"codec_id": "tokvid-0"}, "another|this model speaks"),
         ({"turns": [{"role": "system", "content": []}]}, "damaged"),
         ({"turns": [{"role": "user", "content": [{"type": "video"}]}]}, "damaged"),
+        ({"turns": [{"role": "user", "content": [{"type": "text", "text": "\ud800"}]}]}, "damaged"),
         ({"turns": [{"role": "user", "content": [{"type": "video", "file": "../x.tokvid"}]}]}, "no file beside it"),
         ({"turns": [{"role": "user", "content": [{"type": "video", "file": "none.tokvid"}]}]}, "does not exist"),
     ):

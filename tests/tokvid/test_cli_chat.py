@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pty
@@ -78,17 +79,18 @@ def test_a_script_comes_back_whole(
     shown = [{"type": "text", "text": "see: <|video|>"}, {"type": "video", "path": "clip.mp4", "start": 0.5}]
     messages = [
         {"role": "user", "content": shown},
-        {"role": "user", "content": "what was it?"},
+        {"role": "user", "content": "what was\u2028it?"},
         {"role": "assistant", "content": "a fox"},
         {"role": "user", "content": "and now?"},
     ][: 1 if lines == 1 else None]
-    script.write_text("\n".join(json.dumps(message) for message in messages) + "\n")
+    script.write_text("\n".join(json.dumps(message, ensure_ascii=False) for message in messages) + "\n")
     assert command.main(["chat", str(model), "--script", str(script), "--out", str(out), *SEED]) == 0
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    written = [json.loads(line) for line in (out / "dialog.jsonl").read_text().splitlines()]
+    written = [json.loads(line) for line in (out / "dialog.jsonl").read_text().split("\n")[:-1]]
     assert printed == written
     assert [line["role"] for line in written] == ["user", "assistant"] * lines
-    assert written[0] == messages[0]
+    assert written[0]["content"][0] == shown[0]
+    assert (out / written[0]["content"][1]["path"]).samefile(clip)
     if lines == 3:
         assert written[2:4] == messages[1:3] and written[4] == messages[3]
     for line in written[1::2]:
@@ -96,7 +98,6 @@ def test_a_script_comes_back_whole(
             assert piece["type"] == "text" or (out / piece["path"]).is_file()
     # What came out can go in again: every answer stands in it.
     again = tmp_path / "again"
-    (out / "clip.mp4").write_bytes(clip.read_bytes())
     assert command.main(["chat", str(model), "--script", str(out / "dialog.jsonl"), "--out", str(again)]) == 0
     assert (again / "dialog.jsonl").read_text() == (out / "dialog.jsonl").read_text()
 
@@ -111,6 +112,8 @@ def test_a_script_comes_back_whole(
         ('{"role": "user", "content": [{"type": "sound"}]}', "line 2: a piece of a message"),
         ('{"role": "user", "content": [{"type": "video", "path": "none.mp4"}]}', "line 2: "),
         ('{"role": "user", "content": [{"type": "video", "path": "clip.mp4", "start": "a"}]}', "seconds"),
+        ('{"role": "user", "content": [{"type": "video", "path": "clip.mp4", "start": null}]}', "seconds"),
+        ('{"role": "user", "content": [{"type": "video", "path": "clip.mp4", "start": NaN}]}', "an end after it"),
         (json.dumps({"role": "user", "content": "ha " * 3000}), "say less"),
     ],
 )
@@ -132,7 +135,8 @@ def test_what_cannot_talk_is_refused_in_a_line(tmp_path: Path, capsys: pytest.Ca
     lm.save_pretrained(silent)
     assert command.main(["chat", str(silent), "-p", "hello"]) == 2
     assert "has no chat template" in capsys.readouterr().err
-    for wrong in (["--script", "no-such.jsonl"], ["--video", "clip.mp4"], ["-p", "\udcff"], ["-p", "x", "--web"]):
+    several = (["-p", "x", "--web"], ["--web", "--steps", "3"], ["--port", "80"], ["--seed", "-1"])
+    for wrong in (["--script", "no-such.jsonl"], ["--video", "clip.mp4"], ["-p", "\udcff"], *several):
         assert command.main(["chat", str(silent), *wrong]) == 2
         assert capsys.readouterr().err.count("\n") == 1
 
@@ -185,6 +189,7 @@ class Person:
         )
         os.close(theirs)
         self.seen = ""
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def reads_until(self, pattern: str, seconds: float = 120) -> str:
         """What the terminal shows up to a pattern."""
@@ -194,7 +199,7 @@ class Person:
                 assert time.monotonic() < end, f"waited for {pattern!r}, saw {self.seen[-2000:]!r}"
                 continue
             try:
-                self.seen += os.read(self.terminal, 65536).decode(errors="replace")
+                self.seen += self.decoder.decode(os.read(self.terminal, 65536))
             except OSError:
                 break
         assert found, f"ended before {pattern!r}: {self.seen[-2000:]!r}"

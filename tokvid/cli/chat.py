@@ -19,6 +19,8 @@ from typing import Any
 
 from tokvid.cli.generate import DEFAULT_MODEL
 
+_HOST, _PORT = "127.0.0.1", 7860
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``[MODEL] [-p TEXT | --script FILE | --web]`` and how to answer."""
@@ -44,19 +46,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, help="of words: above 0, lower is surer (default: the likeliest)")
     parser.add_argument("--max-words", type=int, default=256, metavar="N", help="ids of text an answer has at most")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--host", default="127.0.0.1", help="with --web: where to listen (default: this machine alone)")
-    parser.add_argument("--port", type=int, default=7860, help="with --web")
+    parser.add_argument("--host", default=_HOST, help="with --web: where to listen (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=_PORT, help="with --web")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Load the model and talk, in the way that was asked for."""
     from tokvid.cli.chat_session import ChatSession, checked_text
     from tokvid.cli.main import UsageError
+    from tokvid.video_source import existing_file
 
+    page = {"--out": arguments.out, "--steps": arguments.steps, "--guidance": arguments.guidance}
+    page |= {"--temperature": arguments.temperature}
+    unused = [option for option, value in page.items() if value is not None]
+    if arguments.web and unused:
+        raise UsageError(f"{', '.join(unused)}: the page asks for what it needs; leave them out with --web")
+    if not arguments.web and (arguments.host, arguments.port) != (_HOST, _PORT):
+        raise UsageError("--host and --port are for --web")
     if arguments.video and arguments.prompt is None:
         raise UsageError("--video is for -p; in a conversation say /video FILE")
-    if arguments.prompt is not None:
-        checked_text(arguments.prompt)
+    if arguments.prompt is not None and not checked_text(arguments.prompt) and not arguments.video:
+        raise UsageError("-p has nothing to say: give a text, or show a --video")
+    for path in (*arguments.video, *([arguments.script] if arguments.script is not None else [])):
+        existing_file(path)  # before the model is loaded, which takes a while
+    if arguments.out is not None and Path(arguments.out).is_file():
+        raise UsageError(f"--out names the folder for clips, and {arguments.out} is a file")
     from transformers.utils import logging as transformers_logging
 
     from tokvid.runtime import default_device, loading_dtype

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokvid.cli.chat_session import ChatSession, checked_text
-from tokvid.errors import DataError, TokvidError
+from tokvid.errors import DataError, TokvidError, did_you_mean
 
 if TYPE_CHECKING:
     from tokvid_lm.segments import Segment
 
 OUTPUT = "dialog.jsonl"
 DEFAULT_FOLDER = "tokvid-chat"
+_KEYS = {"text": {"type", "text"}, "video": {"type", "path", "start", "end"}}
 
 
 def run_script(session: ChatSession, script: Path) -> int:
@@ -35,14 +38,16 @@ def run_script(session: ChatSession, script: Path) -> int:
         for place, (number, message) in enumerate(messages):
             given = messages[place + 1][1] if place + 1 < len(messages) else {}
             try:
-                lines = _exchange(session, message, given, script.parent)
+                lines = [
+                    _seen_from(line, script.parent, folder)
+                    for line in _exchange(session, message, given, script.parent)
+                ]
             except TokvidError as error:
                 raise DataError(f"{script}, line {number}: {error}") from error
             for line in lines:
-                text = json.dumps(line, ensure_ascii=False)
-                file.write(text + "\n")
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 file.flush()
-                print(text, flush=True)
+                print(json.dumps(line), flush=True)  # in ASCII: nothing in it can command a terminal
     return 0
 
 
@@ -54,14 +59,27 @@ def _exchange(
         return []  # taken with the user's message before it
     said = list(_segments(session, message.get("content"), folder))
     if following.get("role") == "assistant":
-        session.chat.take(said, list(_segments(session, following.get("content"), folder)))
-        return [message, following]
+        forgotten = session.chat.take(said, list(_segments(session, following.get("content"), folder)))
+        return [message, following | ({"forgotten_turns": forgotten} if forgotten else {})]
     return [message, _answer(session, said)]
+
+
+def _seen_from(message: dict[str, Any], folder: Path, out: Path) -> dict[str, Any]:
+    """A message of a script in ``folder`` as a line of one in ``out``, where the paths of the user's clips differ; the
+    answers' clips are there already."""
+    content = message["content"]
+    if not isinstance(content, list) or message.get("answered"):
+        return {name: value for name, value in message.items() if name != "answered"}
+    pieces = [
+        piece | {"path": os.path.relpath(folder / piece["path"], out)} if piece.get("type") == "video" else piece
+        for piece in content
+    ]
+    return message | {"content": pieces}
 
 
 def _messages(script: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        lines = script.read_text(encoding="utf-8").splitlines()
+        lines = script.read_text(encoding="utf-8").split("\n")  # others may stand in a text
     except UnicodeDecodeError as error:
         raise DataError(f"{script} is not UTF-8 text: byte {error.start} is none; save it as UTF-8") from error
     for number, line in enumerate(lines, start=1):
@@ -87,14 +105,20 @@ def _segments(session: ChatSession, content: object, folder: Path) -> Iterator[S
     if not isinstance(pieces, list):
         raise DataError(f"the content of a message is text or a list of pieces, got {content!r}")
     for piece in pieces:
-        kind = piece.get("type") if isinstance(piece, dict) else None
+        kind: Any = piece.get("type") if isinstance(piece, dict) else None
+        unknown = sorted(set(piece) - _KEYS[kind]) if kind in _KEYS else []
+        if unknown:
+            raise DataError(f"a piece of {kind} has no {unknown[0]!r}: {did_you_mean(unknown[0], _KEYS[kind])}")
         if kind == "text" and isinstance(piece.get("text"), str):
             yield TextSegment(checked_text(piece["text"]))
         elif kind == "video" and isinstance(piece.get("path"), str):
             start, end = piece.get("start", 0.0), piece.get("end")
-            if not all(value is None or isinstance(value, int | float) for value in (start, end)):
+            wrong = isinstance(start, bool) or not isinstance(start, int | float)
+            if wrong or not (end is None or isinstance(end, int | float)):
                 raise DataError(f"start and end of a video are seconds, got {start!r} and {end!r}")
             clip = read_clip(session.lm, folder / piece["path"], start=start, end=end)
+            if clip.note is not None:
+                print(clip.note, file=sys.stderr, flush=True)
             yield clip.segment
         else:
             raise DataError(
@@ -107,7 +131,7 @@ def _answer(session: ChatSession, segments: list[Segment]) -> dict[str, Any]:
     from tokvid_lm.chat import Forgotten, Said, Shown
 
     content: list[dict[str, str]] = []
-    answer: dict[str, Any] = {"role": "assistant", "content": content}
+    answer: dict[str, Any] = {"role": "assistant", "content": content, "answered": True}
     for event in session.say_segments(segments):
         if isinstance(event, Said):
             if content and content[-1]["type"] == "text":

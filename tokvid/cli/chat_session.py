@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from tokvid_lm.segments import Segment, Turn
 
 COMMANDS: dict[str, str] = {
-    "/video": "FILE [start-end]   attach a video (or a window of it, in seconds) to the next message",
-    "/image": "FILE               attach a picture to the next message",
-    "/mode": "[MODE]              say or set how videos are drawn",
-    "/seed": "[N]                 say or set the seed",
-    "/retry": "                   answer the last message once more, with the next seed",
-    "/save": "FOLDER              save the conversation",
-    "/load": "FOLDER              go on with a saved conversation",
-    "/clear": "                   begin anew",
-    "/help": "                    this list",
-    "/quit": "                    leave (Ctrl-D too)",
+    "/video": "FILE [start-end]: attach a video (or a window of it, in seconds) to the next message",
+    "/image": "FILE: attach a picture to the next message",
+    "/mode": "[MODE]: say or set how videos are drawn",
+    "/seed": "[N]: say or set the seed",
+    "/retry": ": answer the last message once more, with the next seed",
+    "/save": "FOLDER: save the conversation (an earlier one there is replaced)",
+    "/load": "FOLDER: go on with a saved conversation",
+    "/clear": ": begin anew",
+    "/help": ": this list",
+    "/quit": ": leave (Ctrl-D too)",
 }
 _WINDOW = re.compile(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)?")
 
@@ -111,7 +111,14 @@ class ChatSession:
         number = 1
         while (path := folder / f"clip-{number:03d}.mp4").exists():
             number += 1
-        facts = made_by(self.lm, name=self.name, model=self._model_id, sampling=shown.sampling, prompt=shown.prompt)
+        facts = made_by(
+            self.lm,
+            name=self.name,
+            model=self._model_id,
+            sampling=shown.sampling,
+            prompt=shown.prompt,
+            sample=shown.sample,
+        )
         save_clip(self.lm, shown.segment, path, facts)
         return path
 
@@ -132,7 +139,7 @@ class ChatSession:
             if found is None:
                 raise DataError(f"a window of a video is written start-end in seconds, 2.5-4 say, got {window!r}")
             start, end = float(found[1]), None if found[2] is None else float(found[2])
-        clip = read_clip(self.lm, path, start=start, end=end, picture=picture)
+        clip = read_clip(self.lm, Path(path).expanduser(), start=start, end=end, picture=picture)
         self.attached.append(clip.segment)
         frames = clip.segment.frames
         assert frames is not None
@@ -143,7 +150,7 @@ class ChatSession:
     def do_video(self, rest: list[str]) -> Reply:
         """``/video FILE [start-end]``."""
         if len(rest) not in (1, 2):
-            raise DataError("which video? /video FILE [start-end]")
+            raise DataError("which video? /video FILE [start-end], a name with blanks in quotes")
         return Reply(lines=(self.attach(*rest),))
 
     def do_image(self, rest: list[str]) -> Reply:
@@ -203,7 +210,7 @@ class ChatSession:
 
     def do_help(self, rest: list[str]) -> Reply:
         """``/help``."""
-        return Reply(lines=tuple(f"{name:<7} {what}" for name, what in COMMANDS.items()))
+        return Reply(lines=tuple(f"{name} {what}".replace(" : ", ": ") for name, what in COMMANDS.items()))
 
     def do_quit(self, rest: list[str]) -> Reply:
         """``/quit``."""
@@ -233,7 +240,7 @@ def transcript(turns: Sequence[Turn]) -> tuple[str, ...]:
 def _folder(command: str, rest: list[str]) -> str:
     if len(rest) != 1:
         raise DataError(f"which folder? {command} FOLDER")
-    return rest[0]
+    return str(Path(rest[0]).expanduser())
 
 
 def _nothing_more(command: str, rest: list[str]) -> None:

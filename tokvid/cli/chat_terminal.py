@@ -59,7 +59,7 @@ class Terminal:
 
     def note(self, line: str) -> None:
         """Something that is not part of the conversation."""
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
     def _take(self, line: str) -> bool:
         """Do what was typed; whether the conversation goes on."""
@@ -67,19 +67,24 @@ class Terminal:
         if not text and not self.session.attached:
             return True
         try:
-            if text.startswith("/") and "\n" not in text:
-                reply = self.session.command(text)
-                for said in reply.lines:
-                    self.note(said)
-                if reply.events is not None:
-                    self._follow(reply.events)
-                return not reply.ends
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            if lines and all(line.startswith("/") for line in lines):  # several may have been pasted
+                return all(self._command(line) for line in lines)
             self._follow(self.session.say(text))
         except KeyboardInterrupt:
             self.note("\nstopped; what was said until here is kept (/retry answers once more)")
         except (TokvidError, OSError) as error:
             self._error(" ".join(str(error).split()))
         return True
+
+    def _command(self, line: str) -> bool:
+        """Do what a command says; whether the conversation goes on."""
+        reply = self.session.command(line)
+        for said in reply.lines:
+            self.note(said)
+        if reply.events is not None:
+            self._follow(reply.events)
+        return not reply.ends
 
     def _follow(self, events: Iterator[Event]) -> None:
         """Show an answer as it comes."""
@@ -184,6 +189,7 @@ def _history() -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             readline.write_history_file(path)
+            path.chmod(0o600)  # it holds all that was said
 
 
 def _complete(word: str, state: int) -> str | None:

@@ -90,7 +90,7 @@ class ChatHost:
         self.lm = lm
         self.name = name
         self.folder = folder
-        self.step = threading.Lock()
+        self.step = threading.RLock()  # an answer that nobody follows any more may end inside another's step
         self.model_id = model_id(lm)
         self._options: dict[str, Any] = {"mode": mode, "seed": seed, "text": text, "max_new_tokens": max_new_tokens}
         self._pages: weakref.WeakSet[Page] = weakref.WeakSet()
@@ -123,13 +123,14 @@ class Page:
         self.status = ""
         self._messages: list[Message] = []
         self._said: list[Turn] = []  # all of it, also what the model has forgotten
+        self._remembered = False  # whether the last two of them are the last message and its answer
+        self._next_seed = 0
         self._answer_at = 0  # the first message of the last answer
         self._asked: _Asked | None = None
         self._answering = False
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._files = 0
-        self._drawn = 0
 
     @property
     def busy(self) -> bool:
@@ -179,7 +180,7 @@ class Page:
         with self._lock:
             self._check_free()
             self.chat.clear()
-            self._messages, self._said, self._answer_at, self._drawn = [], [], 0, 0
+            self._messages, self._said, self._answer_at = [], [], 0
             for file in self.folder.iterdir():
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
 
@@ -283,7 +284,9 @@ class Page:
     def _retry(self) -> Any:
         events = self.chat.retry(seed=self._next_seed)
         del self._messages[self._answer_at :]
-        self._said = self._said[:-2]
+        if self._remembered:
+            self._said = self._said[:-2]
+        self._remembered = False
         return events
 
     def _say(self, asked: _Asked) -> Any:
@@ -300,6 +303,7 @@ class Page:
                 self._note(clip.note.replace(str(path), path.name))
         text = [TextSegment(asked.text)] if asked.text.strip() else []
         events = self.chat.say([*segments, *text])
+        self._remembered = False
         shown: list[Message] = []
         for segment in self.chat.turns[-1].segments:  # those have their codes
             if isinstance(segment, VideoSegment):
@@ -342,9 +346,8 @@ class Page:
             model=host.model_id,
             sampling=shown.sampling,
             prompt=shown.prompt,
-            sample=self._drawn,
+            sample=shown.sample,
         )
-        self._drawn += 1
         path = self._new_file("clip-{:03d}.mp4")
         save_clip(host.lm, shown.segment, path, facts)
         self._add("assistant", path, "clip")
@@ -380,6 +383,7 @@ class Page:
         pair = self.chat.turns[-2:]
         if [turn.role for turn in pair] == ["user", "assistant"]:
             self._said += pair
+            self._remembered = True
 
     def _add(self, role: Role, content: str | Path, kind: Literal["text", "clip", "codes", "note"]) -> None:
         self._messages.append(Message(role=role, content=content, kind=kind))

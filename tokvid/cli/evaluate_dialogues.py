@@ -104,7 +104,7 @@ def run_dialogues(arguments: argparse.Namespace, output: Path) -> int:
 def ask(chat: Chat, source: SpriteDialogues, progress: Callable[[int, int], None] | None = None) -> list[Answered]:
     """Every answer of all dialogues, each after the right turns before it."""
     from tokvid.frames import to_model, to_pictures
-    from tokvid_lm.chat import Said, Shown
+    from tokvid_lm.chat import Forgotten, Said, Shown
     from tokvid_lm.segments import Segment, TextSegment, VideoSegment
 
     answers = []
@@ -127,6 +127,11 @@ def ask(chat: Chat, source: SpriteDialogues, progress: Callable[[int, int], None
                 elif isinstance(event, Shown):
                     assert event.segment.frames is not None
                     clips.append(to_pictures(event.segment.frames)[0])
+                elif isinstance(event, Forgotten):
+                    raise ModelError(
+                        f"dialogue {number} does not fit the model's context, so it would be asked about what it has"
+                        " forgotten: take a model with more positions"
+                    )
             words = " ".join(piece if isinstance(piece, str) else "[video]" for piece in user.pieces)
             answers.append(Answered(dialogue=number, said=words, asked=asked, text=text, clips=tuple(clips)))
             chat.take_answer([segment(piece) for piece in right.pieces])

@@ -100,7 +100,7 @@ WHICH: Wordings = {
     "train": ("which video shows the {sprite}?", "in which one is the {sprite}?", "which clip has the {sprite}?"),
     "held_out": ("in which video is the {sprite}?",),
 }
-ORDINALS = ("first", "second", "third")
+ORDINALS = ("first", "second")
 
 
 def pick(wordings: Wordings, split: Split, rng: np.random.Generator) -> str:
