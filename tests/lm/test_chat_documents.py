@@ -48,7 +48,7 @@ from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.segments import Segment, Turn
 from tokvid_lm.templates import VideoHeader
 from tokvid_lm.training import TrainedLM
-from tokvid_lm.training_config import LMRecipe
+from tokvid_lm.training_config import LMRecipe, TrainedModelConfig
 from tokvid_lm.video_settings import VideoSettings
 from tokvid_lm.vocabulary import CHAT_TOKENS, MODES, SPECIAL_TOKENS, Mode, VideoVocabulary
 from tokvid_tokenizers import VideoCodec, load_codec
