@@ -130,7 +130,9 @@ def test_the_commands_of_the_cards_are_complete() -> None:
         for _, name, *rest in commands:
             parser = Parser(prog=f"tokvid {name}")
             importlib.import_module(VERBS[name].module).add_arguments(parser)
-            parser.parse_args(rest)
+            _, settings = parser.parse_known_args(rest)
+            assert VERBS[name].overrides or not settings, settings
+            assert all(re.fullmatch(r"--[\w.]+=.+", setting) for setting in settings)
 
 
 def test_the_yaml_fits_the_recipes() -> None:
