@@ -322,7 +322,7 @@ class Chat:
         assert self._runner is not None
         with sampling_from(self.lm.model, self._way.autocast):
             self._runner.make_room(1)
-            place = self._runner.place_ids(text_place(torch.tensor([len(self._read)])))
+            place = self._runner.place_ids(text_place(torch.tensor([[len(self._read)]])))
             features = self._runner.feed(torch.tensor([[token]]), place)
         self._read.append(token)
         return features

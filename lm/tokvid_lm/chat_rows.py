@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokvid_lm.document import DocumentWriter
 from tokvid_lm.positions import Coordinates
+from tokvid_lm.samplers.next_token import text_place
 from tokvid_lm.samplers.runner import Runner, Way
 from tokvid_lm.templates import VideoHeader
 
@@ -29,7 +30,7 @@ class ChatRows:
         self._runner = runner
         self._header = torch.tensor(lm.template.header(header))[None]
         count = self._header.shape[1]
-        self._places = runner.place_ids(_text_places(read, count))
+        self._places = runner.place_ids(text_place(torch.arange(read, read + count)[None]))
         lengths = [read + count]
         self._null: Runner | None = None
         if guided:
@@ -63,9 +64,3 @@ class ChatRows:
     def logits(self, features: Tensor, low: int, high: int) -> Tensor:
         """As :meth:`Runner.logits`."""
         return self._runner.logits(features, low, high)
-
-
-def _text_places(start: int, count: int) -> Coordinates:
-    index = torch.arange(start, start + count)[None]
-    nothing = torch.zeros_like(index)
-    return Coordinates(index=index, cell=nothing[..., None].expand(-1, -1, 3), start=nothing, is_content=nothing.bool())

@@ -38,10 +38,7 @@ def run_script(session: ChatSession, script: Path) -> int:
         for place, (number, message) in enumerate(messages):
             given = messages[place + 1][1] if place + 1 < len(messages) else {}
             try:
-                lines = [
-                    _seen_from(line, script.parent, folder)
-                    for line in _exchange(session, message, given, script.parent)
-                ]
+                lines = _exchange(session, message, given, script.parent, folder)
             except TokvidError as error:
                 raise DataError(f"{script}, line {number}: {error}") from error
             for line in lines:
@@ -52,7 +49,7 @@ def run_script(session: ChatSession, script: Path) -> int:
 
 
 def _exchange(
-    session: ChatSession, message: dict[str, Any], following: dict[str, Any], folder: Path
+    session: ChatSession, message: dict[str, Any], following: dict[str, Any], folder: Path, out: Path
 ) -> list[dict[str, Any]]:
     """The lines of a user's message and of its answer, which may stand in the script as the ``following`` message."""
     if message["role"] == "assistant":
@@ -60,16 +57,16 @@ def _exchange(
     said = list(_segments(session, message.get("content"), folder))
     if following.get("role") == "assistant":
         forgotten = session.chat.take(said, list(_segments(session, following.get("content"), folder)))
-        return [message, following | ({"forgotten_turns": forgotten} if forgotten else {})]
-    return [message, _answer(session, said)]
+        told = {"forgotten_turns": forgotten} if forgotten else {}
+        return [_seen_from(message, folder, out), _seen_from(following, folder, out) | told]
+    return [_seen_from(message, folder, out), _answer(session, said)]
 
 
 def _seen_from(message: dict[str, Any], folder: Path, out: Path) -> dict[str, Any]:
-    """A message of a script in ``folder`` as a line of one in ``out``, where the paths of the user's clips differ; the
-    answers' clips are there already."""
+    """A message of a script in ``folder`` as a line of one in ``out``, from where clips have other paths."""
     content = message["content"]
-    if not isinstance(content, list) or message.get("answered"):
-        return {name: value for name, value in message.items() if name != "answered"}
+    if not isinstance(content, list):
+        return message
     pieces = [
         piece | {"path": os.path.relpath(folder / piece["path"], out)} if piece.get("type") == "video" else piece
         for piece in content
@@ -131,8 +128,8 @@ def _answer(session: ChatSession, segments: list[Segment]) -> dict[str, Any]:
     from tokvid_lm.chat import Forgotten, Said, Shown
 
     content: list[dict[str, str]] = []
-    answer: dict[str, Any] = {"role": "assistant", "content": content, "answered": True}
-    for event in session.say_segments(segments):
+    answer: dict[str, Any] = {"role": "assistant", "content": content}
+    for event in session.chat.say(segments):
         if isinstance(event, Said):
             if content and content[-1]["type"] == "text":
                 content[-1]["text"] += event.text

@@ -87,10 +87,6 @@ class ChatSession:
         self.attached = []
         return events
 
-    def say_segments(self, segments: Sequence[Segment]) -> Iterator[Event]:
-        """Say pieces in this order."""
-        return self.chat.say(segments)
-
     def command(self, line: str) -> Reply:
         """Do what a line that begins with ``/`` says; raises :class:`DataError` for one that says nothing known."""
         try:

@@ -60,7 +60,6 @@ def serve(
     mode: str | None = None,
     seed: int = 0,
     max_new_tokens: int = 256,
-    open_browser: bool = False,
 ) -> int:
     """Serve the page until Ctrl-C or SIGTERM. Raises :class:`DataError` for an address that cannot be had."""
     if not _is_loopback(host):
@@ -71,7 +70,7 @@ def serve(
     options: dict[str, Any] = {"name": name, "mode": mode, "seed": seed, "max_new_tokens": max_new_tokens}
     with (
         deferred_interrupt() as came,
-        open_server(lm, host=host, port=port, open_browser=open_browser, **options) as at,
+        open_server(lm, host=host, port=port, **options) as at,
     ):
         print(f"{at} (Ctrl-C ends it)", flush=True)
         while not came():
@@ -80,9 +79,7 @@ def serve(
 
 
 @contextmanager
-def open_server(
-    lm: VideoLM, *, host: str = "127.0.0.1", port: int = 7860, open_browser: bool = False, **options: Any
-) -> Iterator[str]:
+def open_server(lm: VideoLM, *, host: str = "127.0.0.1", port: int = 7860, **options: Any) -> Iterator[str]:
     """Serve inside the block and give the address; ``options`` are those of :func:`build_app`."""
     with tempfile.TemporaryDirectory(prefix="tokvid-chat-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
@@ -94,7 +91,6 @@ def open_server(
                     server_name=host,
                     server_port=port,
                     share=False,
-                    inbrowser=open_browser,
                     prevent_thread_lock=True,
                     quiet=True,
                     show_error=False,

@@ -87,11 +87,10 @@ def sample_text(
         finished = finished | torch.isin(drawn, ends)
         if bool(finished.all()) or step + 1 == max_new_tokens:
             return
-        features = runner.feed(drawn[:, None], runner.place_ids(text_place(runner.lengths + step)))
+        features = runner.feed(drawn[:, None], runner.place_ids(text_place((runner.lengths + step)[:, None])))
 
 
 def text_place(index: Tensor) -> Coordinates:
-    """Where one id of text a row stands, ``index`` ``[rows]`` being its place in its document."""
-    place = index[:, None]
-    nothing = torch.zeros_like(place)
-    return Coordinates(index=place, cell=nothing[..., None].expand(-1, -1, 3), start=nothing, is_content=nothing.bool())
+    """Where ids of text stand, ``index`` ``[rows,n]`` being their places in their documents."""
+    nothing = torch.zeros_like(index)
+    return Coordinates(index=index, cell=nothing[..., None].expand(-1, -1, 3), start=nothing, is_content=nothing.bool())
