@@ -8,6 +8,7 @@ said need nothing of their own. A video that is done is read once more, as later
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from tokvid.errors import ModelError, TokvidError
 from tokvid_lm.chat_rows import ChatRows
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.generation import SAMPLERS, end_ids
+from tokvid_lm.made_by import made_by, model_id
 from tokvid_lm.noise import uniform
 from tokvid_lm.positions import Coordinates
 from tokvid_lm.processor import codec_device
@@ -54,13 +56,9 @@ class Drawing:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A video of the answer is done: its codes, and its frames on the CPU; how it was drawn, after which ids, and the
-    number of its noise."""
+    """A video of the answer is done: its codes, its frames on the CPU, and what made it."""
 
     segment: VideoSegment
-    sampling: Sampling
-    prompt: tuple[int, ...]
-    sample: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,8 @@ Event = Said | Drawing | Shown | Forgotten
 class Chat:
     """A conversation. ``mode`` is how videos are drawn (None: as the model is best), ``video`` what
     :meth:`~tokvid_lm.VideoLM.generate` takes of guidance, temperature and steps, ``text`` how words are chosen (by
-    default the likeliest); an answer has at most ``max_new_tokens`` ids of text.
+    default the likeliest); an answer has at most ``max_new_tokens`` ids of text. Videos that are drawn say that
+    ``name`` made them.
 
     With ``use_cache`` off everything is read anew for every id, which is slow and says the same. Raises
     :class:`ModelError` for a model that was not trained to talk.
@@ -86,6 +85,7 @@ class Chat:
         self,
         lm: VideoLM,
         *,
+        name: str = "VideoLM",
         mode: str | None = None,
         seed: int = 0,
         text: Sampling | None = None,
@@ -102,6 +102,7 @@ class Chat:
         if seed < 0:
             raise ModelError(f"a seed is a number from 0 on, got {seed}")
         self.lm = lm
+        self.name = name
         self.seed = seed
         self.text = Sampling(top_k=1) if text is None else text
         self.max_new_tokens = max_new_tokens
@@ -282,7 +283,7 @@ class Chat:
             rows = ChatRows(
                 self._runner, lm, header, read=len(self._read), guided=sampling.guided, room=len(canvas), way=self._way
             )
-        sampling, prompt = replace(sampling, seed=self.seed), tuple(self._read)
+        sampling = replace(sampling, seed=self.seed)
         sample = self._count_drawn()
         try:
             for frame, ids in self._stepped(
@@ -297,10 +298,21 @@ class Chat:
             frames = lm.codec.decode(codes.to(codec_device(lm.codec)), num_frames=num_frames).cpu()
         said = [segment.text for segment in self._answer if isinstance(segment, TextSegment)]
         segment = VideoSegment(
-            codes=codes, frames=frames, num_frames=num_frames, fps=lm.settings.fps, caption=" ".join(said) or None
+            codes=codes,
+            frames=frames,
+            num_frames=num_frames,
+            fps=lm.settings.fps,
+            caption=" ".join(said) or None,
+            made_by=made_by(
+                lm, name=self.name, model=self._model_id, sampling=sampling, prompt=self._read, sample=sample
+            ),
         )
         self._answer.append(segment)
-        yield Shown(segment, sampling, prompt, sample)
+        yield Shown(segment)
+
+    @functools.cached_property
+    def _model_id(self) -> str:
+        return model_id(self.lm)
 
     def _count_drawn(self) -> int:
         """How many videos the assistant has shown: the number of the next one, for its noise."""

@@ -19,6 +19,7 @@ from tokvid.atomic import atomic_folder
 from tokvid.codes_file import SUFFIX, CodesFacts, CodesFile, write_codes
 from tokvid.errors import CheckpointError, DataError, ShapeError
 from tokvid.frames import to_model, to_pictures
+from tokvid.provenance import provenance
 from tokvid.saved_json import read_mapping
 from tokvid.video import Video, count_frames, probe_video, read_video, write_video
 from tokvid_lm.processor import codec_device
@@ -76,7 +77,12 @@ def read_clip(
             f" at {fps:g} fps)"
         )
     frames = to_model(video.frames[None])
-    segment = VideoSegment(frames=frames, num_frames=count, fps=None if is_picture else settings.fps)
+    segment = VideoSegment(
+        frames=frames,
+        num_frames=count,
+        fps=None if is_picture else settings.fps,
+        made_by={"source": Path(path).name, "codec": lm.codec.codec_id, **provenance()},
+    )
     return ReadClip(segment=segment, note=note)
 
 
@@ -91,10 +97,11 @@ def pictures_of(lm: VideoLM, segment: VideoSegment) -> Any:
     return to_pictures(frames)[0]
 
 
-def save_clip(lm: VideoLM, segment: VideoSegment, path: Path, made_by: dict[str, Any]) -> None:
-    """Write a clip as a video file that says what made it."""
+def save_clip(lm: VideoLM, segment: VideoSegment, path: Path) -> None:
+    """Write a clip as a video file that says what made it, where that is known."""
     video = Video(frames=pictures_of(lm, segment), fps=segment.fps or lm.settings.fps or DEFAULT_FPS)
-    write_video(path, video, metadata={"tokvid": json.dumps(made_by)})
+    made_by = segment.made_by
+    write_video(path, video, metadata=None if made_by is None else {"tokvid": json.dumps(dict(made_by))})
 
 
 def save_conversation(lm: VideoLM, turns: Sequence[Turn], folder: str | Path) -> None:
@@ -166,10 +173,11 @@ def _load_segment(lm: VideoLM, folder: Path, piece: dict[str, str]) -> Segment:
     if file.facts.codec_id != lm.codec.codec_id:
         raise CheckpointError(f"{folder / name} holds codes of {file.facts.codec_id!r}, not of {lm.codec.codec_id}")
     codes = torch.from_numpy(file.read())[None]
-    fps = file.facts.made_by.get("fps")
+    made_by = dict(file.facts.made_by)
+    fps = made_by.pop("fps", None)
     if fps is not None and not (isinstance(fps, int | float) and math.isfinite(fps) and fps > 0):
         raise ShapeError(f"the clip {name} has the rate {fps!r}")
-    return VideoSegment(codes=codes, num_frames=file.facts.num_frames, fps=fps)
+    return VideoSegment(codes=codes, num_frames=file.facts.num_frames, fps=fps, made_by=made_by or None)
 
 
 def _save_codes(lm: VideoLM, segment: VideoSegment, path: Path) -> None:
@@ -185,7 +193,7 @@ def _save_codes(lm: VideoLM, segment: VideoSegment, path: Path) -> None:
         height=codes.shape[3] * stride,
         width=codes.shape[4] * stride,
         fps=segment.fps or lm.settings.fps or DEFAULT_FPS,
-        # The rate that the model read; a picture has none.
-        made_by={"fps": segment.fps},
+        # With the rate that the model read; a picture has none.
+        made_by={**(segment.made_by or {}), "fps": segment.fps},
     )
     write_codes(path, codes[0].numpy(), facts)

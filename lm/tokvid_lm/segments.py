@@ -6,9 +6,9 @@ and back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class VideoSegment:
     ``[t,h,w]``, the cells that are given (None: all of them). ``num_frames`` is the exact T of a segment that has
     only codes (None: all the frames its codes hold). ``fps`` (None: not said) and ``actions``, int64 ``[T-1]``, the
     action that leads from each frame to the next, stand in the sequence. ``caption`` is what the clip was generated
-    from, for the reader; it never enters a sequence.
+    from and ``made_by`` what made it (:func:`tokvid_lm.made_by.made_by`), for the reader; neither enters a sequence.
     """
 
     frames: Tensor | None = None
@@ -45,6 +45,7 @@ class VideoSegment:
     fps: float | None = None
     actions: Tensor | None = None
     caption: str | None = None
+    made_by: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.frames is None and self.codes is None:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.lm.tiny_chat import SETTINGS, build
+from tokvid.config import to_mapping
 from tokvid.errors import ModelError, ShapeError, TokvidError
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
 from tokvid_lm import chat as chat_module
 from tokvid_lm.chat import Chat, Drawing, Event, Forgotten, Said, Shown
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.generation import SAMPLERS
+from tokvid_lm.made_by import model_id
 from tokvid_lm.positions import PositionKind
 from tokvid_lm.samplers.canvas import Canvas
 from tokvid_lm.samplers.runner import Runner, sampling_from
@@ -527,10 +531,12 @@ def test_a_video_says_how_it_was_drawn(mode: str) -> None:
     seed = find(lm, Said, Shown, mode=mode)
     chat = open_chat(lm, mode=mode, seed=seed, video={"temperature": 0.9})
     events = chat.say([TextSegment("hello")])
-    shown = next(event for event in events if isinstance(event, Shown))
-    assert shown.sampling == replace(lm.sampling_for(mode), temperature=0.9, seed=seed)
-    ids = tuple(chat.document().ids.tolist())
-    assert ids[: len(shown.prompt)] == shown.prompt and ids[len(shown.prompt)] == lm.vocabulary.open_id
+    facts = next(event.segment.made_by for event in events if isinstance(event, Shown))
+    assert facts is not None and facts["seed"] == seed and facts["model_id"] == model_id(lm)
+    assert facts["sampling"] == to_mapping(replace(lm.sampling_for(mode), temperature=0.9, seed=seed))
+    ids = chat.document().ids.astype(np.int64)
+    prompt = ids[: ids.tolist().index(lm.vocabulary.open_id)]
+    assert facts["prompt_sha256"] == hashlib.sha256(prompt.tobytes()).hexdigest()
 
 
 def test_the_mode_of_drawing_can_be_changed() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.lm.tiny_chat import build
 from tokvid import Video, write_video
+from tokvid.codes_file import CodesFile
 from tokvid.errors import CheckpointError, DataError, VideoError
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
 from tokvid_lm.chat import Chat
@@ -143,12 +144,20 @@ def test_a_conversation_that_was_tampered_with_is_refused(lm: VideoLM, tmp_path:
 def test_a_clip_says_what_made_it_and_the_digest_tells_models_apart(lm: VideoLM, tmp_path: Path) -> None:
     from tokvid.video import probe_video
 
-    clip = VideoSegment(codes=torch.zeros(1, 1, 2, 2, 2, dtype=torch.int64), num_frames=5, fps=8.0)
     facts = made_by(lm, name="mine", model=model_id(lm), sampling=Sampling(seed=3), prompt=[1, 2])
-    save_clip(lm, clip, tmp_path / "clip.mp4", facts)
+    codes = torch.zeros(1, 1, 2, 2, 2, dtype=torch.int64)
+    save_clip(lm, VideoSegment(codes=codes, num_frames=5, fps=8.0, made_by=facts), tmp_path / "clip.mp4")
     found = json.loads(probe_video(tmp_path / "clip.mp4").metadata["tokvid"])
     assert found["model"] == "mine" and found["seed"] == 3 and found["model_id"] == model_id(lm)
     other = made_by(lm, name="mine", model=model_id(lm), sampling=Sampling(seed=3), prompt=[2, 1])
+    # So does a saved conversation, of what was drawn and of what was shown.
+    drawn = VideoSegment(codes=codes, num_frames=5, fps=8.0, made_by=facts)
+    shown = read_clip(lm, tmp_path / "clip.mp4").segment
+    save_conversation(lm, [Turn("user", (shown,)), Turn("assistant", (drawn,))], tmp_path / "kept")
+    (_, one), (_, two) = ((turn.role, turn.segments[0]) for turn in load_conversation(lm, tmp_path / "kept"))
+    assert isinstance(one, VideoSegment) and one.made_by is not None and one.made_by["source"] == "clip.mp4"
+    assert isinstance(two, VideoSegment) and two.made_by == facts
+    assert CodesFile(tmp_path / "kept" / "clip-002.tokvid").facts.made_by == facts | {"fps": 8.0}
     assert other["prompt_sha256"] != facts["prompt_sha256"]
     changed = build(context=510)
     before = model_id(changed)

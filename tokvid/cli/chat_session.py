@@ -61,17 +61,16 @@ class ChatSession:
         max_new_tokens: int = 256,
     ) -> None:
         from tokvid_lm.chat import Chat
-        from tokvid_lm.made_by import model_id
         from tokvid_lm.samplers.sampling import Sampling
 
         self.lm = lm
-        self.name = name
         self.attached: list[Segment] = []
         self._video = video or {}
         self._folder = folder
         words = None if not text else Sampling(**text)
-        self.chat = Chat(lm, mode=mode, seed=seed, text=words, video=self._video, max_new_tokens=max_new_tokens)
-        self._model_id = model_id(lm)
+        self.chat = Chat(
+            lm, name=name, mode=mode, seed=seed, text=words, video=self._video, max_new_tokens=max_new_tokens
+        )
 
     @property
     def modes(self) -> list[str]:
@@ -101,21 +100,12 @@ class ChatSession:
     def saved(self, shown: Shown) -> Path:
         """Write a clip of the answer under the next free name; its path."""
         from tokvid_lm.chat_files import save_clip
-        from tokvid_lm.made_by import made_by
 
         folder = self.make_folder(f"tokvid-chat-{datetime.now():%Y%m%d-%H%M%S}")
         number = 1
         while (path := folder / f"clip-{number:03d}.mp4").exists():
             number += 1
-        facts = made_by(
-            self.lm,
-            name=self.name,
-            model=self._model_id,
-            sampling=shown.sampling,
-            prompt=shown.prompt,
-            sample=shown.sample,
-        )
-        save_clip(self.lm, shown.segment, path, facts)
+        save_clip(self.lm, shown.segment, path)
         return path
 
     def make_folder(self, default: str) -> Path:

@@ -36,7 +36,7 @@ class Terminal:
     def talk(self) -> int:
         """Until the user leaves. An error, or Ctrl-C in an answer, is one line, and the conversation goes on."""
         if sys.stdin.isatty():
-            self.note(f"talking with {self.session.name}; /help lists the commands, Ctrl-D ends")
+            self.note(f"talking with {self.session.chat.name}; /help lists the commands, Ctrl-D ends")
         with _history():
             while True:
                 try:

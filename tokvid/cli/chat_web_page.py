@@ -85,14 +85,17 @@ class ChatHost:
         text: Sampling | None = None,
         max_new_tokens: int = 256,
     ) -> None:
-        from tokvid_lm.made_by import model_id
-
         self.lm = lm
         self.name = name
         self.folder = folder
         self.step = threading.RLock()  # an answer that nobody follows any more may end inside another's step
-        self.model_id = model_id(lm)
-        self._options: dict[str, Any] = {"mode": mode, "seed": seed, "text": text, "max_new_tokens": max_new_tokens}
+        self._options: dict[str, Any] = {
+            "name": name,
+            "mode": mode,
+            "seed": seed,
+            "text": text,
+            "max_new_tokens": max_new_tokens,
+        }
         self._pages: weakref.WeakSet[Page] = weakref.WeakSet()
         self.open_page()  # what cannot be is said before anybody comes
 
@@ -337,19 +340,9 @@ class Page:
 
     def _show_clip(self, shown: Shown) -> None:
         from tokvid_lm.chat_files import save_clip
-        from tokvid_lm.made_by import made_by
 
-        host = self.host
-        facts = made_by(
-            host.lm,
-            name=host.name,
-            model=host.model_id,
-            sampling=shown.sampling,
-            prompt=shown.prompt,
-            sample=shown.sample,
-        )
         path = self._new_file("clip-{:03d}.mp4")
-        save_clip(host.lm, shown.segment, path, facts)
+        save_clip(self.host.lm, shown.segment, path)
         self._add("assistant", path, "clip")
         self._add("assistant", self._codes_file(shown.segment), "codes")
 
