@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from tokvid.errors import ModelError, TokvidError
+from tokvid.noise import uniform
 from tokvid_lm.chat_rows import ChatRows
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.generation import SAMPLERS, end_ids
 from tokvid_lm.made_by import made_by, model_id
-from tokvid_lm.noise import uniform
 from tokvid_lm.positions import Coordinates
 from tokvid_lm.processor import codec_device
 from tokvid_lm.samplers.canvas import Canvas

@@ -8,29 +8,23 @@ The codes stay as they were drawn. How a head learns is the business of :mod:`to
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
 from torch import Tensor
 
 from tokvid.config import from_mapping, to_mapping
-from tokvid.config_checks import at_least, finite
+from tokvid.diffusion_head import DiffusionHead
 from tokvid.errors import CheckpointError, ConfigError, ModelError
+from tokvid.flow import Refinement, draw_latents, starting_noise
 from tokvid.grid import Grid
-from tokvid.saved_json import read_mapping
+from tokvid.head_files import load_head, save_head
 from tokvid_lm.collate import collate
-from tokvid_lm.diffusion_head import DiffusionHead, DiffusionHeadConfig
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.mask_spec import MaskSpec, mask_for
 from tokvid_lm.processor import codec_device
-from tokvid_lm.samplers.flow import Solver, draw_latents, starting_noise
 from tokvid_lm.samplers.runner import Way, check_context, sampling_from
 from tokvid_lm.segments import Segment
 from tokvid_lm.templates import VideoHeader
@@ -40,23 +34,8 @@ if TYPE_CHECKING:
     from tokvid_lm.generation import Request
     from tokvid_lm.video_lm import VideoLM
 
-HEAD_FILE = "diffusion_head.json"
-_WEIGHTS = "diffusion_head.safetensors"
-_FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refinement:
-    """How differences are drawn: in ``steps`` of a ``solver`` from noise scaled by ``temperature``."""
-
-    steps: int = 12
-    solver: Solver = "heun"
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "steps")
-        at_least(self, 0, "temperature")
-        finite(self, "temperature")
+_NAME = "diffusion_head"
+HEAD_FILE = f"{_NAME}.json"
 
 
 def check_head(lm: VideoLM, head: DiffusionHead) -> None:
@@ -203,39 +182,18 @@ def refined_frames(
     return frames
 
 
-def save_head(folder: Path, head: DiffusionHead, refinement: Refinement) -> None:
+def save_hybrid(folder: Path, head: DiffusionHead, refinement: Refinement) -> None:
     """Write a head's weights and how it is drawn from, into the folder of its model."""
-    facts = {
-        "format_version": _FORMAT_VERSION,
-        "head": to_mapping(head.config),
-        "refinement": to_mapping(refinement),
-    }
-    save_model(head, str(folder / _WEIGHTS))
-    (folder / HEAD_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    save_head(folder, _NAME, head, {"refinement": to_mapping(refinement)})
 
 
-def load_head(folder: Path) -> tuple[DiffusionHead, Refinement] | None:
-    """What :func:`save_head` wrote, or None where there is none; :class:`CheckpointError` for anything else."""
-    path = folder / HEAD_FILE
-    if not path.exists():
+def load_hybrid(folder: Path) -> tuple[DiffusionHead, Refinement] | None:
+    """What :func:`save_hybrid` wrote, or None where there is none; :class:`CheckpointError` for anything else."""
+    found = load_head(folder, _NAME, what="diffusion head", wanted=("refinement",))
+    if found is None:
         return None
-    facts = read_mapping(path, "diffusion head")
-    if facts.get("format_version") != _FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format_version {facts.get('format_version')!r}, this tokvid reads {_FORMAT_VERSION}: update it"
-        )
-    missing = [name for name in ("head", "refinement") if name not in facts]
-    if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}; save the model again")
+    head, facts = found
     try:
-        head = DiffusionHead(from_mapping(DiffusionHeadConfig, facts["head"], where="head"))
-        refinement = from_mapping(Refinement, facts["refinement"], where="refinement")
+        return head, from_mapping(Refinement, facts["refinement"], where="refinement")
     except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    try:
-        load_model(head, str(folder / _WEIGHTS))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / _WEIGHTS} does not hold the weights of this head: {error}") from error
-    if not all(math.isfinite(float(parameter.detach().sum())) for parameter in head.parameters()):
-        raise CheckpointError(f"{folder / _WEIGHTS} holds weights that are not finite")
-    return head.eval(), refinement
+        raise CheckpointError(f"{folder / HEAD_FILE}: {error}") from error

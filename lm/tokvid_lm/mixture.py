@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tokvid.config_checks import at_least, finite, positive
 from tokvid.errors import ConfigError
+from tokvid.noise import uniform
 from tokvid_lm.mask_schedule import MaskSchedule
-from tokvid_lm.noise import uniform
 from tokvid_lm.tasks import VideoTask
 from tokvid_lm.vocabulary import MODES, Mode
 

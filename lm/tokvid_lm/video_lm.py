@@ -19,18 +19,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokvid.atomic import atomic_folder
 from tokvid.config import from_mapping, to_mapping
+from tokvid.diffusion_head import DiffusionHead
 from tokvid.errors import CheckpointError, ConfigError, ModelError, did_you_mean
+from tokvid.flow import Refinement
 from tokvid.grid import Grid
 from tokvid.hub import HubOptions, PushOptions, local_folder, push_folder
 from tokvid.hub_card import Run
 from tokvid.runtime import check_compiles
 from tokvid_lm.adapters import Adapters, base_of, load_adapted
-from tokvid_lm.diffusion_head import DiffusionHead
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.extend import extend
 from tokvid_lm.generation import Prompts, Request, as_batch, check_unused, draw_codes, draw_text, split_request
 from tokvid_lm.head import plain_head
-from tokvid_lm.hybrid import Refinement, check_head, head_of, load_head, refined_frames, save_head
+from tokvid_lm.hybrid import check_head, head_of, load_hybrid, refined_frames, save_hybrid
 from tokvid_lm.layout import build_layout
 from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer, mark_model_type
 from tokvid_lm.positions import PositionKind, PositionScheme
@@ -175,7 +176,7 @@ class VideoLM:
             positions=facts["positions"],
             settings=settings,
         )
-        found = load_head(folder)
+        found = load_hybrid(folder)
         if found is not None:
             lm.diffusion_head, lm.refinement = found
             check_head(lm, lm.diffusion_head)
@@ -209,7 +210,7 @@ class VideoLM:
             self.tokenizer.save_pretrained(beside)
             self.codec.save_pretrained(beside / CODEC_FOLDER)
             if self.diffusion_head is not None:
-                save_head(beside, self.diffusion_head, self.refinement)
+                save_hybrid(beside, self.diffusion_head, self.refinement)
             (beside / VIDEO_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             (beside / PROCESSOR_FILE).write_text(json.dumps(PROCESSOR, indent=2) + "\n", encoding="utf-8")
             check_nothing_is_lost(folder, beside)

@@ -10,22 +10,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from tests.benchmarks.detail import BATCH, in_parts, print_table, save_sheet, with_noise
 from tokvid.data.clips import SpriteDataConfig, materialise, open_clips
 from tokvid.data.sprites.oracle import Oracle
-from tokvid.data.sprites.verdicts import judge_clips
 from tokvid.data.sprites.world import SpriteWorldConfig
-from tokvid.frames import to_model, to_pictures
-from tokvid.metrics.frechet import efflite_frechet, motion_features
-from tokvid.metrics.perceptual import efflite_distance, video_distance
-from tokvid.report.pictures import contact_sheet
+from tokvid.frames import to_model
 from tokvid_lm import TextSegment, VideoLM
 from tokvid_lm.hybrid import conditions, finished, head_of, refined_latents
 from tokvid_lm.samplers.runner import sampling_from
@@ -35,17 +29,6 @@ MODEL = os.environ.get("TOKVID_BENCH_LM", "runs/sprites-hybrid/lm/lm")
 CLIPS = int(os.environ.get("HYBRID_CLIPS", "256"))
 MODE = os.environ.get("HYBRID_MODE", "maskgit")
 FOLDER = Path("runs/hybrid")
-BATCH = 32
-
-
-def in_parts(what: Callable[[Tensor], Tensor], over: Tensor) -> Tensor:
-    """``what`` of all rows, some at a time."""
-    return torch.cat([what(part) for part in over.split(BATCH)])
-
-
-def change(frames: Tensor, axis: int) -> float:
-    """Mean square of the differences along an axis."""
-    return float(frames.diff(dim=axis).square().mean())
 
 
 def test_hybrid() -> None:
@@ -83,38 +66,12 @@ def test_hybrid() -> None:
     plain = rows["plain decode"]
     rows["hybrid: a sample"] = hybrid[0]
     rows["hybrid: the mean of 8"] = torch.stack(hybrid).mean(0)
-    size = float((hybrid[0] - plain).square().mean().sqrt())
-    noise = torch.randn(plain.shape, generator=torch.Generator().manual_seed(0))
-    rows["plain decode and noise"] = (plain + size * noise).clamp(-1, 1)
-
+    rows["plain decode and noise"] = with_noise(plain, float((hybrid[0] - plain).square().mean().sqrt()))
     oracle = Oracle(SpriteWorldConfig(size=(32, 32), num_frames=17, fps=held.fps))
-    reference = motion_features(originals)
     print(f"\n{CLIPS} clips, mode {MODE}, {sum(p.numel() for p in head.parameters()):,} parameters, {lm.refinement}")
     print(
         f"processor seconds a clip: {reading / CLIPS:.3f} to read its codes,"
         f" {drawing / CLIPS / len(samples):.3f} to draw and decode"
     )
-    print("| | PSNR dB | efflite_distance | efflite_frechet | gradient energy | change in time | sprite | direction |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name, frames in {"originals": originals, **rows}.items():
-        error = float((frames - originals).square().mean())
-        psnr = f"{10 * np.log10(4 / error):.2f}" if error else ""
-        gradient = (change(frames, -1) + change(frames, -2)) / (change(originals, -1) + change(originals, -2))
-        moved = change(frames, 2) / change(originals, 2)
-        distance = float(video_distance(efflite_distance, originals, frames).mean())
-        judged = judge_clips(oracle, held.captions, to_pictures(frames)).figures()
-        print(
-            f"| {name} | {psnr} | {distance:.3f} | {efflite_frechet(reference, motion_features(frames)):.1f}"
-            f" | {gradient:.3f} | {moved:.3f} | {judged['sprite']['share']:.3f} | {judged['direction']['share']:.3f} |"
-        )
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    strips, labels = [], []
-    for n in range(6):
-        shown = {"clip": originals, "plain": plain, **{f"hybrid {k}": hybrid[k] for k in range(3)}}
-        for name, frames in shown.items():
-            strips.append(to_pictures(frames[n : n + 1])[0])
-            labels.append(f"{name}: {held.captions[n]}")
-        strips.append(to_pictures(((hybrid[0] - plain)[n : n + 1] * 4).clamp(-1, 1))[0])
-        labels.append("4 times the difference of hybrid 0 and plain")
-    Image.fromarray(np.asarray(contact_sheet(strips, labels))).save(FOLDER / "sheet.png")
-    print(f"pictures: {FOLDER / 'sheet.png'}")
+    print_table(originals, rows, oracle, held.captions)
+    save_sheet(FOLDER / "sheet.png", originals, plain, hybrid, held.captions)

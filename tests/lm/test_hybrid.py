@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from tests.lm.tiny import build_model, build_tokenizer
+from tokvid import flow_training
 from tokvid.config import from_mapping
 from tokvid.data.clips import ClipArray, materialise, open_clips
+from tokvid.diffusion_head import DiffusionHead, DiffusionHeadConfig
 from tokvid.errors import CheckpointError, ConfigError, DataError, ModelError
+from tokvid.flow import Refinement
 from tokvid.grid import Grid
-from tokvid_lm import TextSegment, VideoLM, VideoSegment, head_training
-from tokvid_lm.diffusion_head import DiffusionHead, DiffusionHeadConfig
+from tokvid_lm import TextSegment, VideoLM, VideoSegment
 from tokvid_lm.head_training import HeadRecipe, train_head
-from tokvid_lm.hybrid import Refinement, conditions, finished, refined_latents
+from tokvid_lm.hybrid import conditions, finished, refined_latents
 from tokvid_lm.samplers.runner import sampling_from
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.templates import VideoHeader
@@ -198,8 +200,8 @@ def test_a_head_learns_and_a_stopped_run_resumes_to_the_same_weights(
     whole = train_head(straight, clips(straight), lm=with_head(codec))
     stopped = recipe(tmp_path / "stopped")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="stopped at step 3"):
-        plain = head_training.check_finite
-        patch.setattr(head_training, "check_finite", lambda step, parts: interrupted_at(3, step) or plain(step, parts))
+        plain = flow_training.check_finite
+        patch.setattr(flow_training, "check_finite", lambda step, parts: interrupted_at(3, step) or plain(step, parts))
         train_head(stopped, clips(stopped), lm=with_head(codec))
     resumed = train_head(stopped, clips(stopped), lm=with_head(codec), resume=True)
     assert whole.diffusion_head is not None and resumed.diffusion_head is not None

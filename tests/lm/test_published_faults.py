@@ -12,11 +12,11 @@ from torch import Tensor
 
 from tests.lm.tiny import build_model, build_tokenizer
 from tokvid.grid import Grid
+from tokvid.noise import uniform
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
 from tokvid_lm.documents import Documents
 from tokvid_lm.generation import split_request, stream_ids
 from tokvid_lm.mixture import MixtureConfig
-from tokvid_lm.noise import uniform
 from tokvid_lm.samplers.masked import _Refiner
 from tokvid_lm.samplers.runner import Runner, Way
 from tokvid_lm.samplers.sampling import Sampling, draw

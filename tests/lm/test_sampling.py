@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokvid.errors import ModelError
-from tokvid_lm.guidance import guide
-from tokvid_lm.noise import uniform
+from tokvid.guidance import guide
+from tokvid.noise import uniform
 from tokvid_lm.samplers.sampling import Sampling, draw
 
 

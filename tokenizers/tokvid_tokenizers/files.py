@@ -26,6 +26,7 @@ from tokvid.run_lock import only_run
 from tokvid.video import count_frames, iter_video, probe_video, write_pictures
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.partial_encoding import PartialEncoding, parts_folder
+from tokvid_tokenizers.refiner import Refiner, Refining
 from tokvid_tokenizers.streaming import StreamDecoder
 from tokvid_tokenizers.tiling import encoder_tiling
 
@@ -109,13 +110,15 @@ def decode_file(
     *,
     tile: tuple[int, int] | None = None,
     halo: int | None = None,
+    refiner: Refiner | None = None,
     metadata: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> CodesFacts:
     """Decode the ``.tokvid`` file ``source`` into the video ``target``, replacing it.
 
-    ``tile`` and ``halo`` are those of :class:`VideoCodec`, and need not be those of the encoding. Raises
-    :class:`ModelError` when another codec made the codes, :class:`CheckpointError` for a damaged file.
+    ``tile`` and ``halo`` are those of :class:`VideoCodec`, and need not be those of the encoding. With a ``refiner`` of
+    the codec what decoding lost is drawn on the frames, with seed 0. Raises :class:`ModelError` when another codec made
+    the codes, :class:`CheckpointError` for a damaged file.
     """
     file = CodesFile(source)
     facts = file.facts
@@ -131,8 +134,11 @@ def decode_file(
     stream = codec.stream_decoder(tile=tile, halo=halo)
 
     def pictures() -> Iterator[Pictures]:
-        for number, picture in enumerate(itertools.islice(_decoded(stream, codec, file), facts.num_frames), start=1):
-            yield picture[: facts.height, : facts.width]
+        frames: Iterator[Tensor] = itertools.islice(_decoded(stream, codec, file), facts.num_frames)
+        if refiner is not None:
+            frames = _refined(refiner, frames, file)
+        for number, frame in enumerate(frames, start=1):
+            yield to_pictures(frame[:, :, None])[0, 0][: facts.height, : facts.width]
             if progress:
                 progress(number, facts.num_frames)
 
@@ -151,20 +157,26 @@ def _frames(codec: VideoCodec, chunk: list[Pictures]) -> Tensor:
     return pad_to_stride(to_model(np.stack(chunk)), codec.spatial_stride).to(weight)
 
 
-def _decoded(opened: StreamDecoder, codec: VideoCodec, file: CodesFile) -> Iterator[Pictures]:
+def _decoded(opened: StreamDecoder, codec: VideoCodec, file: CodesFile) -> Iterator[Tensor]:
+    """Frames ``[1,3,H,W]``, one after the other."""
     device = next(codec.parameters()).device
     block = codec.config.stream_block
     with opened as stream:
         for start in [0, *range(1, file.latent_frames, block)]:
             codes = file.read(start, min(start + block if start else 1, file.latent_frames))
-            yield from _one_by_one(stream.push(torch.from_numpy(codes)[None].to(device)))
-        yield from _one_by_one(stream.finish())
+            yield from stream.push(torch.from_numpy(codes)[None].to(device)).unbind(2)
+        yield from stream.finish().unbind(2)
 
 
-def _one_by_one(frames: Tensor) -> Iterator[Pictures]:
-    """The pictures of frames ``[1,3,T,H,W]``, so that there is never a second copy of them all."""
-    for time in range(frames.shape[2]):
-        yield to_pictures(frames[:, :, time : time + 1])[0, 0]
+def _refined(refiner: Refiner, frames: Iterator[Tensor], file: CodesFile) -> Iterator[Tensor]:
+    """The same frames with what a refiner draws on them."""
+    under_way = Refining(refiner, torch.tensor([0]))
+    latent, vectors = -1, torch.empty(0)
+    for number, frame in enumerate(frames):
+        if (wanted := refiner.latent_of(number)) != latent:
+            codes = torch.from_numpy(file.read(wanted, wanted + 1))[None].to(frame.device)
+            latent, vectors = wanted, refiner.codec.quantizer.dequantize(codes)[:, :, 0]
+        yield under_way.push(frame, vectors)
 
 
 def pictures_after(

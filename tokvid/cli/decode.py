@@ -22,7 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--codec", required=True, metavar="CODEC", help="the codec that encoded it: a folder, org/name, or preset:NAME"
     )
     add_tile_options(parser)
+    add_refine(parser)
     parser.add_argument("-f", "--force", action="store_true", help="overwrite files that exist")
+
+
+def add_refine(parser: argparse.ArgumentParser) -> None:
+    """``--refine``."""
+    parser.add_argument(
+        "--refine", action="store_true", help="draw on the frames what decoding lost, with the codec's refiner"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,15 +41,23 @@ def run(arguments: argparse.Namespace) -> int:
     from tokvid.runtime import default_device
     from tokvid_tokenizers import load_codec
     from tokvid_tokenizers.files import decode_file
+    from tokvid_tokenizers.refiner import Refiner
 
     codec = load_codec(arguments.codec, device=default_device())
+    refiner = Refiner.load(arguments.codec, codec) if arguments.refine else None
 
     def decode(pair: FilePair) -> str:
-        made_by = {"codes": pair.source.name, "codec": codec.codec_id, **provenance()}
+        made_by = {"codes": pair.source.name, "codec": codec.codec_id, "refined": arguments.refine, **provenance()}
         with counted(f"decode {pair.source.name}", "frames") as progress:
             pace = Pace(progress)
             facts = decode_file(
-                codec, pair.source, pair.target, **tiles, metadata={"tokvid": json.dumps(made_by)}, progress=pace
+                codec,
+                pair.source,
+                pair.target,
+                **tiles,
+                refiner=refiner,
+                metadata={"tokvid": json.dumps(made_by)},
+                progress=pace,
             )
         return f"{facts.num_frames} frames of {facts.height}x{facts.width}, {pace.per_second:.3g} frames/s"
 

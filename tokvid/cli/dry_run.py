@@ -27,7 +27,7 @@ _STAND_IN_TEXT = "A fox that moves left is seen no more. " * 200
 
 def dry_run(data: Mapping[str, Any]) -> dict[str, Any]:
     """Train what the recipe ``data`` describes for two steps; its parameters, and for a codec its arithmetic."""
-    return {"codec": _codec, "lm": _lm, "head": _head}[data["task"]](data)
+    return {"codec": _codec, "refiner": _refiner, "lm": _lm, "head": _head}[data["task"]](data)
 
 
 def _codec(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,6 +53,24 @@ def _codec(data: Mapping[str, Any]) -> dict[str, Any]:
         load = load_splits if tiny.training.clips == "memory" else load_held_out
         train_codec(tiny, *load(tiny.data))
     return {"parameters": cost.parameters, "gmac_a_clip": round(cost.macs / 1e9, 2), "codes_a_clip": cost.num_codes}
+
+
+def _refiner(data: Mapping[str, Any]) -> dict[str, Any]:
+    from tokvid.config import from_mapping
+    from tokvid_tokenizers import load_codec
+    from tokvid_tokenizers.refiner_training import RefinerRecipe, train_refiner
+
+    recipe = from_mapping(RefinerRecipe, data)
+    codec = load_codec(_STAND_IN_CODEC)
+    patch = min(recipe.refiner.patch, codec.spatial_stride)
+    training = {**data.get("training", {}), "steps": _STEPS, "batch_size": 2, "warmup_steps": 0, "log_every": 1}
+    clips = _clips(2 * codec.spatial_stride, 1 + codec.temporal_stride)
+    changed = {"data": clips, "training": training, "refiner": {**data.get("refiner", {}), "patch": patch}}
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = from_mapping(RefinerRecipe, {**data, **changed, "output": folder})
+        head = train_refiner(tiny, load_splits(tiny.data)[0], codec=codec).head
+    assert head is not None
+    return {"parameters_of_the_stand_in": sum(parameter.numel() for parameter in head.parameters())}
 
 
 def _lm(data: Mapping[str, Any]) -> dict[str, Any]:

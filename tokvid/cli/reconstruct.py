@@ -1,6 +1,7 @@
 """Send videos through a codec and back: what is left of them, as a file or a folder with the tree kept.
 
 tokvid reconstruct clip.mp4 clip-again.mp4 --codec runs/demo/codec/codec
+tokvid reconstruct clip.mp4 clip-again.mp4 --codec runs/sprites-refine/codec/codec --refine
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from tokvid.cli import encode
+from tokvid.cli.decode import add_refine
 from tokvid.cli.file_pairs import FilePair, pairs
 from tokvid.cli.generate import parse_size
 from tokvid.cli.progress import counted
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN", help="a video, or a folder of videos")
     parser.add_argument("output", metavar="OUT", help="the video (.mp4), or the folder, to write")
     encode.add_options(parser)
+    add_refine(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,11 +37,18 @@ def run(arguments: argparse.Namespace) -> int:
     from tokvid.runtime import default_device
     from tokvid_tokenizers import load_codec
     from tokvid_tokenizers.files import decode_file, encode_file
+    from tokvid_tokenizers.refiner import Refiner
 
     codec = load_codec(arguments.codec, device=default_device())
+    refiner = Refiner.load(arguments.codec, codec) if arguments.refine else None
 
     def reconstruct(pair: FilePair) -> str:
-        made_by = {"reconstruction_of": pair.source.name, "codec": codec.codec_id, **provenance()}
+        made_by = {
+            "reconstruction_of": pair.source.name,
+            "codec": codec.codec_id,
+            "refined": arguments.refine,
+            **provenance(),
+        }
         with tempfile.TemporaryDirectory() as folder:
             codes = Path(folder) / f"codes{SUFFIX}"
             with counted(f"encode {pair.source.name}", "frames") as progress:
@@ -46,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
             size_of_file = codes.stat().st_size
             with counted(f"decode {pair.source.name}", "frames") as progress:
                 metadata = {"tokvid": json.dumps(made_by)}
-                decode_file(codec, codes, pair.target, **tiles, metadata=metadata, progress=progress)
+                decode_file(codec, codes, pair.target, **tiles, refiner=refiner, metadata=metadata, progress=progress)
         return f"{encode.clip_of(facts)}, through a .tokvid file of {size_of_file:,} bytes"
 
     return found.each(reconstruct)

@@ -1,12 +1,13 @@
-"""Train what a recipe describes: a codec, a video language model or its diffusion head, and measure the first two.
+"""Train what a recipe describes: a codec or its refiner, a video language model or its diffusion head.
 
 tokvid train recipes/codec/sprites-tiny.yaml
 tokvid train codec/sprites-tiny --training.steps=200 --output=runs/mine
 tokvid train codec/sprites-tiny --resume
 tokvid train codec/ucf101-128 --dry-run
 
-The figures are printed as JSON and kept in metrics.json in the run's folder. Where the data has an oracle (sprites) it
-judges reconstructions, or clips drawn from held-out captions as the recipe's evaluation says.
+Codecs and language models are measured: the figures are printed as JSON and kept in metrics.json in the run's folder.
+Where the data has an oracle (sprites) it judges reconstructions, or clips drawn from held-out captions as the recipe's
+evaluation says.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tokvid.provenance import provenance
 from tokvid.recipe import load_recipe
 from tokvid.run_lock import check_output
 
-TASKS = ("codec", "lm", "head")
+TASKS = ("codec", "refiner", "lm", "head")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     task = data.get("task")
     if task not in TASKS:
         raise ConfigError(f"'task' is {task!r}: {did_you_mean(str(task), TASKS)}")
-    train = {"codec": _codec, "lm": _lm, "head": _head}
+    train = {"codec": _codec, "refiner": _refiner, "lm": _lm, "head": _head}
     # Libraries under a training (deepspeed when it is imported) say things on stdout, which is for the figures alone.
     with contextlib.redirect_stdout(sys.stderr):
         figures = dry_run(data) if arguments.dry_run else train[task](data, resume=arguments.resume)
@@ -71,6 +72,21 @@ def _codec(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     figures |= judge_reconstructions(recipe.data, held_out.captions, trained.reconstructions.pictures)
     _keep(recipe.output, figures, recipe.seed)
     return {"codec": str(trained.folder), **figures}
+
+
+def _refiner(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+    from tokvid.config import from_mapping
+    from tokvid_tokenizers.refiner_training import CODEC_FOLDER, RefinerRecipe, train_refiner
+
+    recipe = from_mapping(RefinerRecipe, data)
+    check_output(recipe.output, resume=resume)
+    with counted("train clips") as progress:
+        clips = materialise(open_clips(recipe.data, "train"), progress=progress)
+    head = train_refiner(recipe, clips, resume=resume).head
+    assert head is not None
+    figures = {"refiner_parameters": sum(parameter.numel() for parameter in head.parameters())}
+    _keep(recipe.output, figures, recipe.seed)
+    return {"codec": str(Path(recipe.output) / CODEC_FOLDER), **figures}
 
 
 def _lm(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from tokvid_lm.guidance import guide
-from tokvid_lm.noise import uniform
+from tokvid.guidance import guide
+from tokvid.noise import uniform
 from tokvid_lm.positions import Coordinates
 from tokvid_lm.samplers.canvas import Canvas
 from tokvid_lm.samplers.runner import Rows

@@ -2,7 +2,7 @@
 
 After a change that is meant to change its arithmetic, write ``tests/golden/diffusion_head.json`` anew:
 
-    python -m tests.lm.test_diffusion_head
+    python -m tests.tokvid.test_diffusion_head
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tokvid.diffusion_head import DiffusionHead, DiffusionHeadConfig
 from tokvid.errors import ConfigError, ModelError, ShapeError
-from tokvid_lm.diffusion_head import DiffusionHead, DiffusionHeadConfig
-from tokvid_lm.samplers.flow import draw_latents, follow, starting_noise
+from tokvid.flow import draw_latents, follow, starting_noise
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "diffusion_head.json"
 TOKENS = 64

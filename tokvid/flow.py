@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from tokvid.config_checks import at_least, finite
+from tokvid.diffusion_head import DiffusionHead
 from tokvid.errors import ModelError, ShapeError, did_you_mean
-from tokvid_lm.diffusion_head import DiffusionHead
-from tokvid_lm.guidance import guide
-from tokvid_lm.noise import uniform
+from tokvid.guidance import guide
+from tokvid.noise import uniform
 
 Solver = Literal["euler", "heun"]
 Velocity = Callable[[Tensor, Tensor, float], Tensor]
 """Of points ``[N,C]`` at times ``[N]``, and the progress of the way in (0, 1], from which a ramp takes its height."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """How latents are drawn: in ``steps`` of a ``solver`` from noise scaled by ``temperature``."""
+
+    steps: int = 12
+    solver: Solver = "heun"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "steps")
+        at_least(self, 0, "temperature")
+        finite(self, "temperature")
+
 
 # Parts the noise that latents start from from all other noise of the same seed.
 _STREAM = 0xF10A
@@ -67,7 +84,7 @@ def draw_latents(
     """Latents float32 ``[N,C]`` in the data's units, given ``conditions`` ``[N,D]``, from normal ``noise`` ``[N,C]``.
 
     ``temperature`` scales the noise. A ``guidance_scale`` g is away from ``null_conditions`` ``[N,D]``, on velocities
-    as :mod:`tokvid_lm.guidance` is on logits. With ``guidance_ramp`` g rises along the way from 1: what is nearly
+    as :mod:`tokvid.guidance` is on logits. With ``guidance_ramp`` g rises along the way from 1: what is nearly
     noise is hardly guided. MAR's ramp is another: it rises with the tokens that are drawn and is level along each
     one's way, so who draws sets of tokens one after the other turns this one off and gives each set its g.
     """

@@ -70,7 +70,7 @@ class DiffusionHeadConfig(HeadConfig):
 
 
 class DiffusionHead(nn.Module):
-    """Velocities of noised latents; :meth:`loss` is what it learns by, :mod:`tokvid_lm.samplers.flow` draws from it."""
+    """Velocities of noised latents; :meth:`loss` is what it learns by, :mod:`tokvid.flow` draws from it."""
 
     def __init__(self, config: DiffusionHeadConfig) -> None:
         super().__init__()

@@ -1,0 +1,66 @@
+"""A diffusion head in a folder: what it is as JSON, its weights as safetensors, beside the model that it belongs to."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+
+from tokvid.atomic import atomic_path, write_text
+from tokvid.config import from_mapping, to_mapping
+from tokvid.diffusion_head import DiffusionHead, DiffusionHeadConfig
+from tokvid.errors import CheckpointError, ConfigError
+from tokvid.saved_json import read_mapping
+
+_FORMAT_VERSION = 1
+
+
+def head_files(name: str) -> tuple[str, str]:
+    """The names of the files of a head called ``name``: what it is, and its weights."""
+    return f"{name}.json", f"{name}.safetensors"
+
+
+def save_head(folder: Path, name: str, head: DiffusionHead, facts: Mapping[str, Any]) -> None:
+    """Write a head, with what else is said of it."""
+    about, weights = (folder / file for file in head_files(name))
+    with atomic_path(weights) as beside:
+        save_model(head, str(beside))
+    whole = {"format_version": _FORMAT_VERSION, "head": to_mapping(head.config), **facts}
+    write_text(about, json.dumps(whole, indent=2) + "\n")
+
+
+def load_head(
+    folder: Path, name: str, *, what: str, wanted: Sequence[str]
+) -> tuple[DiffusionHead, dict[str, Any]] | None:
+    """What :func:`save_head` wrote, None where there is none; :class:`CheckpointError` for anything else.
+
+    ``what`` is the word for it in complaints, ``wanted`` must be among what is said of it.
+    """
+    about, weights = (folder / file for file in head_files(name))
+    if not about.exists():
+        return None
+    facts = read_mapping(about, what)
+    if facts.get("format_version") != _FORMAT_VERSION:
+        raise CheckpointError(
+            f"{about} has format_version {facts.get('format_version')!r}, this tokvid reads {_FORMAT_VERSION}: update"
+            " it"
+        )
+    missing = [key for key in ("head", *wanted) if key not in facts]
+    if missing:
+        raise CheckpointError(f"{about} lacks {', '.join(missing)}; save the model again")
+    try:
+        head = DiffusionHead(from_mapping(DiffusionHeadConfig, facts["head"], where="head"))
+    except ConfigError as error:
+        raise CheckpointError(f"{about}: {error}") from error
+    try:
+        load_model(head, str(weights))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{weights} does not hold the weights of this head: {error}") from error
+    if not all(math.isfinite(float(parameter.detach().sum())) for parameter in head.parameters()):
+        raise CheckpointError(f"{weights} holds weights that are not finite")
+    return head.eval(), facts
