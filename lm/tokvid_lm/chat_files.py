@@ -30,6 +30,7 @@ CONVERSATION_FILE = "conversation.json"
 FORMAT_VERSION = 1
 DEFAULT_FPS = 8.0  # of a model that was trained on clips of several rates
 _OURS = re.compile(r"conversation\.json|clip-\d+\.tokvid")
+_MOST_PIXELS = 1 << 26  # of a frame: small files of enormous pictures would take all memory
 _MOST_FRAMES = 17  # of a clip, for a model that was trained on several lengths
 
 
@@ -55,6 +56,11 @@ def read_clip(
     if not math.isfinite(start) or start < 0 or (end is not None and not start < end < math.inf):
         raise DataError(f"a window of a video begins at 0 s or later and has an end after it, got {start} to {end}")
     settings, info = lm.settings, probe_video(path)
+    if info.height * info.width > _MOST_PIXELS:
+        raise DataError(
+            f"{path} has frames of {info.height}x{info.width} pixels, at most {_MOST_PIXELS:,} are read here: show it"
+            " smaller"
+        )
     stride = lm.codec.spatial_stride
     if settings.height is not None and settings.width is not None:
         size = (settings.height, settings.width)

@@ -88,6 +88,9 @@ def test_what_cannot_be_shown_is_a_line(lm: VideoLM, tmp_path: Path) -> None:
         frame.sample_rate = 44100
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    Image.new("1", (10_000, 8_000)).save(tmp_path / "enormous.png")
+    with pytest.raises(DataError, match="frames of 8000x10000 pixels, at most 67,108,864"):
+        read_clip(lm, tmp_path / "enormous.png")
     for name in ("none.mp4", "empty.mp4", "noise.mp4", "half.mp4", "sound.mp4"):
         with pytest.raises(VideoError, match=name):
             read_clip(lm, tmp_path / name)
