@@ -51,6 +51,7 @@ from tokvid.weights import check_weights
 RECIPE_FILE = "recipe.json"
 _COUNTED = 256
 """Clips that the statistics of what is drawn are taken from."""
+_WORDS = {"clips": "the clips", "model": "the models", "codec": "the codecs"}
 # What Muon leaves to Adam: maps from and to latents, conditions and times.
 _ADAM_NAMES = ("latent_in", "condition_in", "time_in", "latent_out")
 
@@ -105,8 +106,8 @@ class Examples(Protocol):
 
 
 class FlowTrainer:
-    """One training: its head, and the way to its last step. ``others`` are digests, by the words of a complaint, of
-    what else a run is a function of; ``left_out`` names fields of the recipe that it is no function of."""
+    """One training: its head, and the way to its last step. ``digests`` are those of the model and of the codec that
+    give the examples; ``left_out`` names fields of the recipe that the run is no function of."""
 
     def __init__(
         self,
@@ -115,14 +116,14 @@ class FlowTrainer:
         examples: Examples,
         *,
         device: torch.device,
-        others: Mapping[str, str],
+        digests: Mapping[str, str],
         left_out: Sequence[str] = (),
     ) -> None:
         self.recipe, self.config, self.clips, self.examples = recipe, recipe.training, clips, examples
         if len(clips) < self.config.batch_size:
             raise DataError(f"a batch needs {self.config.batch_size} clips, the data has {len(clips)}: add clips")
         self.device = device
-        self._others, self._left_out = dict(others), ("output", *left_out)
+        self._digests, self._left_out = dict(digests), ("output", *left_out)
         self.step = 0
         self._build(*self._statistics())
 
@@ -204,7 +205,7 @@ class FlowTrainer:
         state = {
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
-            "recipe": self._facts(),
+            "recipe": self._facts,
             "statistics": [list(self.head.config.mean), list(self.head.config.deviation)],
         }
         save_state(folder, self.head.state_dict(), state)
@@ -218,16 +219,15 @@ class FlowTrainer:
         if newest.path is None:
             return
         saved = load_state(newest.path)
-        others = {name: f"the {name}" for name in ("clips", *self._others)}
-        check_same_run(newest.path, saved.state.get("recipe"), self._facts(), others=others)
+        check_same_run(newest.path, saved.state.get("recipe"), self._facts, others=_WORDS)
         self._build(*saved.state["statistics"])
         self.head.load_state_dict(saved.tensors)
         load_optimizer(self.optimizer, saved.state["optimizer"])
         self.step = saved.state["step"]
 
-    @functools.cache  # noqa: B019 - of the one trainer of a run
+    @functools.cached_property
     def _facts(self) -> dict[str, Any]:
-        """What a checkpoint must agree with: the recipe, the clips, and the others."""
+        """What a checkpoint must agree with: the recipe, the clips, and what gives the examples."""
         facts = to_mapping(self.recipe)
         facts["training"] = {
             name: value
@@ -237,7 +237,7 @@ class FlowTrainer:
         kept = {name: value for name, value in facts.items() if name not in self._left_out}
         clips = hashlib.sha256(self.clips.frames.tobytes())
         clips.update("\0".join(self.clips.captions).encode())
-        found: dict[str, Any] = json.loads(json.dumps(kept | {"clips": clips.hexdigest()} | self._others))
+        found: dict[str, Any] = json.loads(json.dumps(kept | {"clips": clips.hexdigest()} | self._digests))
         return found
 
 

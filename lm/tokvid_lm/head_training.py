@@ -79,7 +79,7 @@ def train_head(recipe: HeadRecipe, clips: ClipArray, *, lm: VideoLM | None = Non
         clips,
         _Differences(lm, clips, recipe.training.prompt_drop),
         device=lm.model.device,
-        others={"models": digest_of(lm.model), "codecs": lm.codec.codec_id},
+        digests={"model": digest_of(lm.model), "codec": lm.codec.codec_id},
         left_out=("lm", "refinement"),
     )
 

@@ -23,10 +23,12 @@ from tokvid.data.clips import ClipArray, materialise, open_clips
 from tokvid.diffusion_head import DiffusionHead, DiffusionHeadConfig
 from tokvid.errors import CheckpointError, ConfigError, DataError, ModelError, ShapeError
 from tokvid.flow import Refinement
+from tokvid.frames import to_pictures
 from tokvid_tokenizers import VideoCodec, load_codec
+from tokvid_tokenizers.codec_config import VidTokConfig
 from tokvid_tokenizers.files import _decoded, _refined, decode_file, encode_file
-from tokvid_tokenizers.quantizers import KLConfig
-from tokvid_tokenizers.refiner import SETS, Refiner, RefinerConfig, Refining
+from tokvid_tokenizers.quantizers import FSQConfig, KLConfig
+from tokvid_tokenizers.refiner import SETS, Refiner, RefinerConfig, Refining, Seen
 from tokvid_tokenizers.refiner_training import RefinerRecipe, RefinerTrainingConfig, _Lost, train_refiner
 
 STEPS = Refinement(steps=2, solver="euler")
@@ -37,13 +39,27 @@ def codec() -> VideoCodec:
     return load_codec("preset:tiny")
 
 
-def build(codec: VideoCodec, *, lively: bool = True, refinement: Refinement = STEPS, **changes: Any) -> Refiner:
+def build(
+    codec: VideoCodec,
+    *,
+    lively: bool = True,
+    refinement: Refinement = STEPS,
+    mean: float = 0.0,
+    deviation: float = 0.1,
+    **changes: Any,
+) -> Refiner:
     config = RefinerConfig(**changes)
     size = Refiner(codec, config, None, refinement)
     torch.manual_seed(4)
-    numbers = (0.1,) * size.channels
-    shape = {"condition_dim": size.condition_dim, "mean": (0.0,) * size.channels, "deviation": numbers}
-    head = DiffusionHead(DiffusionHeadConfig(**shape, width=16, depth=1)).eval()  # type: ignore[arg-type]
+    head = DiffusionHead(
+        DiffusionHeadConfig(
+            condition_dim=size.condition_dim,
+            mean=(mean,) * size.channels,
+            deviation=(deviation,) * size.channels,
+            width=16,
+            depth=1,
+        )
+    ).eval()
     if lively:
         for parameter in head.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -106,7 +122,33 @@ def test_an_untrained_head_without_noise_gives_the_plain_frames(codec: VideoCode
 
 
 def test_a_patch_is_drawn_after_what_is_near_it_and_before_it(codec: VideoCodec) -> None:
-    """A code that changes is seen in its latent frame and later ones, and never before."""
+    """Of all that is given, a change in one pixel or cell is seen near it and nowhere else."""
+    refiner, dim = build(codec), codec.quantizer.dim
+    images = {name: torch.zeros(1, 3, 32, 32) for name in ("plain", "plain_before", "drawn_before", "drawn")}
+    images["vectors"] = torch.zeros(1, dim, 4, 4)
+
+    def given(changed: str | None) -> Tensor:
+        """Conditions of all patches, ``[8,8,...]``."""
+        shown = {name: image.clone() for name, image in images.items()}
+        if changed == "vectors":
+            shown[changed][:, :, 0, 0] = 1.0
+        elif changed is not None:
+            shown[changed][:, :, 5, 5] = 1.0
+        drawn = shown.pop("drawn")
+        steady = refiner.steady(Seen(**shown, phase=torch.tensor([2])))
+        whole = torch.zeros(8, 8, refiner.condition_dim)
+        for number in range(len(SETS)):
+            whole[refiner.set_mask(number, 8, 8)] = refiner.conditions(steady, drawn, number)[0]
+        return whole
+
+    before = given(None)
+    for name, sees in (*((name, [0, 1]) for name in images if name != "vectors"), ("vectors", [0, 1, 2, 3])):
+        moved = (given(name) != before).any(2)
+        assert moved.nonzero().unique().tolist() == sees, name
+        assert int(moved.sum()) == len(sees) ** 2, name
+
+
+def test_a_code_that_changes_changes_no_earlier_frame(codec: VideoCodec) -> None:
     refiner, codes = build(codec), some_codes(codec, 1)
     changed = codes.clone()
     changed[0, 0, 2, 0, 0] = (changed[0, 0, 2, 0, 0] + 1) % codec.codebook_size
@@ -116,11 +158,12 @@ def test_a_patch_is_drawn_after_what_is_near_it_and_before_it(codec: VideoCodec)
     assert not torch.equal(before[:, :, begins:], after[:, :, begins:])
 
 
-def test_training_shows_what_drawing_sees(codec: VideoCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("patch", [1, 4])
+def test_training_shows_what_drawing_sees(patch: int, codec: VideoCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the truth as what was drawn, and no noise on it, the conditions are the same numbers."""
     data = {"kind": "sprites", "size": [32, 32], "num_frames": 6, "train_clips": 4, "held_out_clips": 2}
     clips = clips_of(from_mapping(RefinerRecipe, {"output": "none", "codec": "none", "data": data}))
-    refiner = build(codec)
+    refiner = build(codec, patch=patch)
     config = RefinerTrainingConfig(frames_a_clip=6, patches=10**6, given_noise=0.0)
     lost = _Lost(refiner, clips, config)
     torch.manual_seed(0)
@@ -146,16 +189,52 @@ def test_training_shows_what_drawing_sees(codec: VideoCodec, monkeypatch: pytest
 
 
 def test_a_file_is_refined_as_the_whole_is(codec: VideoCodec, tmp_path: Path) -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (11, 24, 40, 3), dtype=np.uint8)
-    write_video(tmp_path / "clip.mkv", Video(frames=pictures, fps=8.0), crf=0)
+    """Of a size off the stride; what is written is the refined clip, as far as a video file keeps it."""
+    pictures = np.full((11, 21, 37, 3), 90, np.uint8)
+    pictures[:, :, 20:] = 160
+    write_video(tmp_path / "clip.mkv", Video(frames=pictures[:, :20, :36], fps=8.0), crf=0)
     encode_file(codec, tmp_path / "clip.mkv", tmp_path / "clip.tokvid")
-    refiner = build(codec)
-    written = decode_file(codec, tmp_path / "clip.tokvid", tmp_path / "refined.mkv", refiner=refiner)
-    assert read_video(tmp_path / "refined.mkv").frames.shape == (written.num_frames, 24, 40, 3) == pictures.shape
+    refiner = build(codec, mean=0.4, deviation=0.01)  # what a video file keeps
     file = CodesFile(tmp_path / "clip.tokvid")
+    decode_file(codec, tmp_path / "clip.tokvid", tmp_path / "plain.mkv")
+    decode_file(codec, tmp_path / "clip.tokvid", tmp_path / "refined.mkv", refiner=refiner)
     whole = refiner.refine(torch.from_numpy(file.read())[None], 11)
     frames = list(_refined(refiner, islice(_decoded(codec.stream_decoder(), codec, file), 11), file))
     assert torch.equal(torch.stack(frames, dim=2), whole)
+    wanted = to_pictures(whole)[0, :, :20, :36].astype(float)
+    plain, refined = (read_video(tmp_path / f"{name}.mkv").frames for name in ("plain", "refined"))
+    assert refined.shape == (11, 20, 36, 3)
+    assert abs(refined.mean() - wanted.mean()) < 3 < 20 < refined.mean() - plain.mean()
+    with pytest.raises(ModelError, match="of another codec object"):
+        decode_file(load_codec("preset:tiny"), tmp_path / "clip.tokvid", tmp_path / "no.mkv", refiner=refiner)
+
+
+@pytest.mark.parametrize(("version", "causal"), [("1.0", False), ("1.0", True), ("1.1", True)])
+def test_codecs_that_take_whole_clips_or_look_ahead_are_refined(version: Any, causal: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = VidTokConfig(
+        version=version,
+        causal=causal,
+        channels=(8, 8, 8, 8),
+        blocks=1,
+        temporal_stride=4,
+        quantizer=FSQConfig(levels=(5, 5, 5, 5)),
+    )
+    codec = VideoCodec(config).eval()
+    refiner, codes = build(codec), some_codes(codec, 1, num_frames=8, side=16)
+    refined = refiner.refine(codes)
+    assert refined.shape == codec.decode(codes).shape and refined.isfinite().all()
+    groups = [(refiner.latent_of(number), refiner.phase_of(number)) for number in range(8)]
+    first = [(0, 0), *((0, phase) for phase in (2, 3, 4))] if not causal else [(0, 0), *((1, p) for p in (1, 2, 3))]
+    assert groups[:4] == first
+    if causal:
+        pictures = to_pictures(refined)[0]
+        write_video(tmp_path / "clip.mkv", Video(frames=pictures, fps=8.0), crf=0)
+        encode_file(codec, tmp_path / "clip.mkv", tmp_path / "clip.tokvid")
+        file = CodesFile(tmp_path / "clip.tokvid")
+        whole = refiner.refine(torch.from_numpy(file.read())[None], len(pictures))
+        frames = islice(_decoded(codec.stream_decoder(), codec, file), len(pictures))
+        assert torch.equal(torch.stack(list(_refined(refiner, frames, file)), dim=2), whole)
 
 
 def test_what_does_not_fit_is_said(codec: VideoCodec) -> None:
@@ -224,7 +303,7 @@ def test_a_stopped_training_resumes_to_the_same_refiner_and_it_is_kept_beside_it
     write_video(tmp_path / "clip.mp4", Video(frames=clips_of(stopped).frames[0], fps=8.0))
     out, source = tmp_path / "out.mp4", str(tmp_path / "clip.mp4")
     assert command.main(["reconstruct", source, str(out), "--codec", str(folder), "--refine"]) == 0
-    assert command.main(["info", str(out)]) == 0 and '"refined": true' in capsys.readouterr().out
+    assert command.main(["info", str(out)]) == 0 and '"steps": 2' in capsys.readouterr().out
     assert command.main(["reconstruct", source, str(out), "-f", "--codec", "preset:tiny", "--refine"]) == 2
     assert "preset:tiny is a codec without a refiner" in capsys.readouterr().err
     with torch.no_grad():

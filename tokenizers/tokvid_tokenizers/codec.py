@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from safetensors.torch import save_file
@@ -40,6 +40,9 @@ from tokvid_tokenizers.quantizers import QuantizerOutput, build_quantizer
 from tokvid_tokenizers.quantizers.base import to_vectors
 from tokvid_tokenizers.streaming import StreamDecoder, StreamEncoder, blocks_of
 from tokvid_tokenizers.tiling import Step, Tiling, decoder_tiling, encoder_tiling
+
+if TYPE_CHECKING:
+    from tokvid_tokenizers.refiner import Refiner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,17 +340,28 @@ class VideoCodec(nn.Module):
             (beside / CONFIG_FILE).write_text(text, encoding="utf-8")
 
     def push_to_hub(
-        self, name: str, *, run: Run | None = None, license: str | None = None, **hub: Unpack[PushOptions]
+        self,
+        name: str,
+        *,
+        refiner: Refiner | None = None,
+        run: Run | None = None,
+        license: str | None = None,
+        **hub: Unpack[PushOptions],
     ) -> str:
-        """Put the codec on the Hugging Face Hub as ``org/name``; the address of the commit.
+        """Put the codec on the Hugging Face Hub as ``org/name``, and its refiner; the address of the commit.
 
         Its card says what ``run`` measured (:func:`tokvid.hub_card.read_run`), without one that nothing was evaluated.
         See :func:`tokvid.hub.push_folder`.
         """
         from tokvid_tokenizers.card import codec_card
 
+        def write(folder: Path) -> None:
+            self.save_pretrained(folder)
+            if refiner is not None:
+                refiner.save(folder)
+
         card = codec_card(name, self, run=run, license=license)
-        return push_folder(self.save_pretrained, name, card=card, **hub)
+        return push_folder(write, name, card=card, **hub)
 
     @classmethod
     def from_pretrained(

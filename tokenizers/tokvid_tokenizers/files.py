@@ -126,6 +126,8 @@ def decode_file(
         raise ModelError(
             f"{file.path} was encoded with codec {facts.codec_id}, this one is {codec.codec_id}: decode with that one"
         )
+    if refiner is not None and refiner.codec is not codec:
+        raise ModelError("the refiner is that of another codec object: load it with this one")
     for name in ("codebook_size", "num_codebooks", "temporal_stride", "spatial_stride"):
         if getattr(facts, name) != getattr(codec, name):
             raise CheckpointError(
@@ -175,7 +177,8 @@ def _refined(refiner: Refiner, frames: Iterator[Tensor], file: CodesFile) -> Ite
     for number, frame in enumerate(frames):
         if (wanted := refiner.latent_of(number)) != latent:
             codes = torch.from_numpy(file.read(wanted, wanted + 1))[None].to(frame.device)
-            latent, vectors = wanted, refiner.codec.quantizer.dequantize(codes)[:, :, 0]
+            with torch.no_grad():
+                latent, vectors = wanted, refiner.codec.quantizer.dequantize(codes)[:, :, 0]
         yield under_way.push(frame, vectors)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from tokvid.diffusion_head import DiffusionHead
 from tokvid.errors import CheckpointError, ConfigError, ModelError, ShapeError
 from tokvid.flow import Refinement, draw_latents, starting_noise
 from tokvid.head_files import load_head, save_head
-from tokvid.hub import CODEC_PREFIXES, local_folder
+from tokvid.hub import CODEC_PREFIXES, HubOptions, local_folder
 
 if TYPE_CHECKING:
     from tokvid_tokenizers.codec import VideoCodec
@@ -33,7 +33,7 @@ REFINER = "refiner"
 SETS = ((0, 0), (1, 1), (0, 1), (1, 0))
 """Of row and column of a patch the remainders by two, in the order in which they are drawn."""
 _MOST_TOKENS = 1 << 15
-"""That are drawn at a time: what large frames take is bounded."""
+"""That go through the head at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +55,13 @@ class RefinerConfig:
 @dataclass(frozen=True, kw_only=True)
 class Seen:
     """What a frame's patches are drawn after, of N frames of any clips: decodings float ``[N,3,H,W]`` in [-1, 1] of
-    the frame and the one before, what was drawn of the one before and of the frame itself so far, float ``[N,3,H,W]``,
-    codebook vectors ``[N,D,h,w]``, and the frame's place in its group, int64 ``[N]``: 0 the first frame of all, which
-    has none before."""
+    the frame and the one before, what was drawn of the one before, float ``[N,3,H,W]``, codebook vectors
+    ``[N,D,h,w]``, and the frame's place in its group, int64 ``[N]``: 0 the first frame of all, which has none
+    before."""
 
     plain: Tensor
     plain_before: Tensor
     drawn_before: Tensor
-    drawn: Tensor
     vectors: Tensor
     phase: Tensor
 
@@ -90,6 +89,7 @@ class Refiner:
         if head is not None:
             self._check(head)
 
+    @torch.no_grad()
     def refine(self, codes: Tensor, num_frames: int | None = None, *, seed: int = 0, first_sample: int = 0) -> Tensor:
         """Frames float ``[B,3,T,H,W]`` in [-1, 1] of codes ``[B,K,t,h,w]``, as :meth:`VideoCodec.decode` has them, and
         what was drawn on them.
@@ -149,39 +149,35 @@ class Refiner:
             mask |= self.set_mask(earlier, rows, columns)
         return mask
 
-    def conditions(self, seen: Seen, number: int) -> Tensor:
-        """What the head is given of the patches of set ``number``: ``[N,M,condition_dim]``, in rows and columns."""
+    def steady(self, seen: Seen) -> Tensor:
+        """What every patch of a frame is given whatever its set: ``[N,rows*columns,...]``."""
         p = self.config.patch
-        count, _, height, width = seen.plain.shape
-        rows, columns = height // p, width // p
-        chosen = self.set_mask(number, rows, columns).flatten().to(seen.plain.device)
-        pixels = [
-            self._around(image, mode)[:, chosen]
-            for image, mode in (
-                (seen.plain, "replicate"),
-                (seen.plain_before, "replicate"),
-                (seen.drawn_before / self.config.scale, "constant"),
-                (seen.drawn / self.config.scale, "constant"),
-            )
-        ]
-        of_cells = self._around_cells(seen.vectors)
-        row, column = torch.arange(rows) // self._parts, torch.arange(columns) // self._parts
-        cell = (row[:, None] * seen.vectors.shape[3] + column).flatten().to(chosen.device)
-        part = (torch.arange(rows) % self._parts)[:, None] * self._parts + torch.arange(columns) % self._parts
-        parts = F.one_hot(part.flatten(), self._parts**2).to(seen.plain)[chosen]
-        tokens = int(chosen.sum())
-        of_frame = F.one_hot(seen.phase, self._phases)
-        of_set = F.one_hot(torch.full_like(seen.phase, number), len(SETS))
-        whole = torch.cat([of_frame, of_set], dim=1)
+        rows, columns = (side // p for side in seen.plain.shape[2:])
+        device = seen.plain.device
+        row, column = torch.arange(rows, device=device), torch.arange(columns, device=device)
+        cell = (row[:, None] // self._parts * seen.vectors.shape[3] + column // self._parts).flatten()
+        part = (row[:, None] % self._parts * self._parts + column % self._parts).flatten()
+        shape = (len(seen.plain), rows * columns, -1)
         return torch.cat(
             [
-                *pixels,
-                of_cells[:, cell[chosen]],
-                whole.to(seen.plain)[:, None].expand(-1, tokens, -1),
-                parts.expand(count, -1, -1),
+                self._around(seen.plain, "replicate"),
+                self._around(seen.plain_before, "replicate"),
+                self._around(seen.drawn_before / self.config.scale, "constant"),
+                self._around_cells(seen.vectors)[:, cell],
+                F.one_hot(seen.phase, self._phases).to(seen.plain)[:, None].expand(shape),
+                F.one_hot(part, self._parts**2).to(seen.plain).expand(shape),
             ],
             dim=2,
         )
+
+    def conditions(self, steady: Tensor, drawn: Tensor, number: int) -> Tensor:
+        """What the head is given of the patches of set ``number``, ``[N,M,condition_dim]`` in rows and columns, after
+        what was ``drawn`` of the frame, ``[N,3,H,W]``."""
+        rows, columns = (side // self.config.patch for side in drawn.shape[2:])
+        chosen = self.set_mask(number, rows, columns).flatten().to(drawn.device)
+        own = self._around(drawn / self.config.scale, "constant")[:, chosen]
+        of_set = F.one_hot(torch.tensor(number, device=drawn.device), len(SETS)).to(own)
+        return torch.cat([steady[:, chosen], own, of_set.expand(*own.shape[:2], -1)], dim=2)
 
     def save(self, folder: str | Path) -> None:
         """Write the refiner into the folder of its codec."""
@@ -194,18 +190,18 @@ class Refiner:
         save_head(Path(folder), REFINER, self.head, facts)
 
     @classmethod
-    def load(cls, name: str | Path, codec: VideoCodec) -> Refiner:
+    def load(cls, name: str | Path, codec: VideoCodec, **hub: Unpack[HubOptions]) -> Refiner:
         """The refiner beside ``codec``, in the folder or on the Hub's ``org/name`` that it was loaded from;
         :class:`ModelError` where there is none, :class:`CheckpointError` for one of another codec and for files that
         are damaged."""
         found, folder = None, Path(name)
         if not str(name).startswith(CODEC_PREFIXES):
-            folder = local_folder(name)
+            folder = local_folder(name, **hub)
             found = load_head(folder, REFINER, what="refiner", wanted=("codec_id", "refiner", "refinement"))
         if found is None:
             raise ModelError(
-                f"{name} is a codec without a refiner: train one with 'tokvid train codec/sprites-refine"
-                f" --codec={name}', or leave --refine out"
+                f"{name} is a codec without a refiner: train one by the recipe codec/sprites-refine, with"
+                f" --codec={name} and --data of what it is for, or leave --refine out"
             )
         head, facts = found
         if facts["codec_id"] != codec.codec_id:
@@ -262,26 +258,26 @@ class Refining:
             raise ShapeError(f"frames of {height}x{width} are not those of {vectors.shape[2]}x{vectors.shape[3]} cells")
         rows, columns = height // p, width // p
         plain = plain.float()
-        drawn = torch.zeros_like(plain)
-        plain_before, drawn_before = self._before or (plain, drawn)
+        plain_before, drawn_before = self._before or (plain, torch.zeros_like(plain))
         phase = torch.full((len(plain),), refiner.phase_of(self._frame), device=plain.device)
+        steady = refiner.steady(
+            Seen(
+                plain=plain,
+                plain_before=plain_before,
+                drawn_before=drawn_before,
+                vectors=vectors.float(),
+                phase=phase,
+            )
+        )
+        patches = torch.zeros(len(plain), rows, columns, refiner.channels, device=plain.device)
         for number in range(len(SETS)):
             mask = refiner.set_mask(number, rows, columns)
             places = mask.flatten().nonzero()[:, 0]
             if not len(places):  # of frames of one patch
                 continue
-            seen = Seen(
-                plain=plain,
-                plain_before=plain_before,
-                drawn_before=drawn_before,
-                drawn=drawn,
-                vectors=vectors.float(),
-                phase=phase,
-            )
-            given = refiner.conditions(seen, number)
-            patches = refiner.cut(drawn)
-            patches[:, mask.to(drawn.device)] = self._drawn(head, given, places + self._frame * rows * columns)
-            drawn = refiner.joined(patches)
+            given = refiner.conditions(steady, refiner.joined(patches), number)
+            patches[:, mask.to(plain.device)] = self._drawn(head, given, places + self._frame * rows * columns)
+        drawn = refiner.joined(patches)
         self._before = plain, drawn
         self._frame += 1
         frame: Tensor = (plain + drawn).clamp(-1.0, 1.0)

@@ -83,7 +83,7 @@ def train_refiner(
         clips,
         _Lost(untrained, clips, recipe.training),
         device=next(codec.parameters()).device,
-        others={"codecs": codec.codec_id},
+        digests={"codec": codec.codec_id},
         left_out=("codec", "refinement"),
     )
 
@@ -108,7 +108,8 @@ class _Lost:
     def differences(self, clips: Sequence[int]) -> Tensor:
         frames, plain, _ = self._decoded(clips)
         patches = self.refiner.cut((frames - plain).transpose(1, 2).flatten(0, 1)).flatten(0, 2)
-        return patches[:: -(-len(patches) // _COUNTED)]
+        some = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:_COUNTED]
+        return patches[some.to(patches.device)]
 
     def batch(self, clips: Sequence[int], step: int) -> tuple[Tensor, Tensor]:
         refiner, config = self.refiner, self.config
@@ -124,8 +125,10 @@ class _Lost:
         drawn_before = self._nearly(lost[clip, :, before]).masked_fill(first, 0.0)
         phase = torch.tensor([refiner.phase_of(number) for number in chosen.tolist()], device=lost.device)
         given, drawn = [], []
-        for number in range(len(SETS)):  # each of every so many frames
-            own = torch.arange(number, len(chosen), len(SETS))
+        for number in range(len(SETS)):
+            own = ((torch.arange(len(chosen)) + step) % len(SETS) == number).nonzero()[:, 0]  # of so many frames each
+            if not len(own):
+                continue
             target = refiner.cut(lost[clip[own], :, chosen[own]])
             rows, columns = target.shape[1:3]
             earlier = refiner.drawn_mask(number, rows, columns).to(lost.device)
@@ -133,11 +136,11 @@ class _Lost:
                 plain=plain[clip[own], :, chosen[own]],
                 plain_before=plain[clip[own], :, before[own]],
                 drawn_before=drawn_before[own.to(lost.device)],
-                drawn=self._nearly(refiner.joined(target)) * refiner.pixels_of(earlier),
                 vectors=vectors[clip[own], :, latent[own]],
                 phase=phase[own.to(lost.device)],
             )
-            given.append(refiner.conditions(seen, number).flatten(0, 1))
+            shown = self._nearly(refiner.joined(target)) * refiner.pixels_of(earlier)
+            given.append(refiner.conditions(refiner.steady(seen), shown, number).flatten(0, 1))
             drawn.append(target[:, refiner.set_mask(number, rows, columns).to(lost.device)].flatten(0, 1))
         conditions, patches = torch.cat(given), torch.cat(drawn)
         kept = torch.randperm(len(patches))[: config.patches].to(patches.device)

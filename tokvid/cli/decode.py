@@ -12,6 +12,7 @@ from tokvid.cli.encode import add_tile_options, tile_options
 from tokvid.cli.file_pairs import FilePair, pairs
 from tokvid.cli.progress import Pace, counted
 from tokvid.codes_file import SUFFIX
+from tokvid.config import to_mapping
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     refiner = Refiner.load(arguments.codec, codec) if arguments.refine else None
 
     def decode(pair: FilePair) -> str:
-        made_by = {"codes": pair.source.name, "codec": codec.codec_id, "refined": arguments.refine, **provenance()}
+        refined = None if refiner is None else to_mapping(refiner.refinement)
+        made_by = {"codes": pair.source.name, "codec": codec.codec_id, "refined": refined, **provenance()}
         with counted(f"decode {pair.source.name}", "frames") as progress:
             pace = Pace(progress)
             facts = decode_file(

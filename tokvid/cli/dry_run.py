@@ -7,6 +7,7 @@ for a language model on the Hub. Nothing is written.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,7 +63,7 @@ def _refiner(data: Mapping[str, Any]) -> dict[str, Any]:
 
     recipe = from_mapping(RefinerRecipe, data)
     codec = load_codec(_STAND_IN_CODEC)
-    patch = min(recipe.refiner.patch, codec.spatial_stride)
+    patch = math.gcd(recipe.refiner.patch, codec.spatial_stride)
     training = {**data.get("training", {}), "steps": _STEPS, "batch_size": 2, "warmup_steps": 0, "log_every": 1}
     clips = _clips(2 * codec.spatial_stride, 1 + codec.temporal_stride)
     changed = {"data": clips, "training": training, "refiner": {**data.get("refiner", {}), "patch": patch}}

@@ -47,6 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     push = _pushing(Path(arguments.folder), arguments.base)
     of_run = None if arguments.not_evaluated else read_run(arguments.run or Path(arguments.folder).parent)
+    if of_run is not None and of_run.recipe.get("task") == "refiner":
+        raise ModelError(
+            "this is the run of a refiner, and a card says how good a codec is: name the run of its codec with --run,"
+            " or say --not-evaluated"
+        )
     print(
         push(
             arguments.name,
@@ -74,5 +79,8 @@ def _pushing(folder: Path, base: str | None) -> Callable[..., str]:
 
         return VideoLM.from_pretrained(folder).push_to_hub
     from tokvid_tokenizers import VideoCodec
+    from tokvid_tokenizers.refiner import REFINER, Refiner
 
-    return VideoCodec.from_pretrained(folder).push_to_hub
+    codec = VideoCodec.from_pretrained(folder)
+    refiner = Refiner.load(folder, codec) if (folder / f"{REFINER}.json").is_file() else None
+    return partial(codec.push_to_hub, refiner=refiner)

@@ -1,4 +1,5 @@
-"""How people and the assistant word things in dialogues of the sprite world; some wordings are kept for evaluation.
+"""How people and the assistant word things in dialogues of the sprite world; some wordings are kept for evaluation,
+and none of those is nearly one of training.
 
 The assistant has one way to say each thing, so that its answers can be judged exactly. Nothing here draws clips.
 """
@@ -32,7 +33,7 @@ DESCRIBE: Wordings = {
         "caption this clip",
         "what can be seen in this one?",
     ),
-    "held_out": ("say what is in this video", "what do you see in the clip?"),
+    "held_out": ("say to me what you see in this video", "this clip, what does it show?"),
 }
 DRAW: Wordings = {
     "train": (
@@ -51,7 +52,7 @@ DRAW: Wordings = {
         "now show me a clip where {caption}",
         "{caption}",
     ),
-    "held_out": ("make a video where {caption}", "can you show how {caption}?"),
+    "held_out": ("let me see a clip in which {caption}", "this is the video that i want: {caption}"),
 }
 CONTINUE: Wordings = {
     "train": (
@@ -74,7 +75,7 @@ CONTINUE: Wordings = {
         "make the next part",
         "how does it go on?",
     ),
-    "held_out": ("show what happens then", "please go on with it"),
+    "held_out": ("and what happens after that? show me", "make the clip go on from here"),
 }
 CHANGE_DIRECTION: Wordings = {
     "train": (
@@ -92,7 +93,7 @@ CHANGE_DIRECTION: Wordings = {
         "change the direction: {phrase}",
         "it should move {phrase}",
     ),
-    "held_out": ("could it go {phrase} now?", "the same again, but {phrase}"),
+    "held_out": ("i want it to go {phrase} this time", "do that once more and let it move {phrase}"),
 }
 CHANGE_BOUNCE: Wordings = {
     "train": (
@@ -105,7 +106,7 @@ CHANGE_BOUNCE: Wordings = {
         "again, but now it bounces {phrase}",
         "it should jump {phrase}",
     ),
-    "held_out": ("could it bounce {phrase} now?",),
+    "held_out": ("i want it to bounce {phrase} this time",),
 }
 CHANGE_STAY: Wordings = {
     "train": (
@@ -118,7 +119,7 @@ CHANGE_STAY: Wordings = {
         "the same, but standing still",
         "once more, but it stays still",
     ),
-    "held_out": ("could it stay still now?",),
+    "held_out": ("i want it to stay in place this time",),
 }
 WHAT: Wordings = {
     "train": (
@@ -135,7 +136,7 @@ WHAT: Wordings = {
         "and in the {which} one, what is it?",
         "name what is in the {which} video",
     ),
-    "held_out": ("what was in the {which} clip?", "what can you see in the {which} video?"),
+    "held_out": ("so what was it that moved in the {which} clip?", "the {which} video, what is in it?"),
 }
 HOW: Wordings = {
     "train": (
@@ -150,7 +151,7 @@ HOW: Wordings = {
         "what is the motion in the {which} one?",
         "tell me how it moves in the {which} video",
     ),
-    "held_out": ("how did it move in the {which} clip?",),
+    "held_out": ("and the motion of the {which} one, how was it?",),
 }
 WHERE: Wordings = {
     "train": (
@@ -165,7 +166,7 @@ WHERE: Wordings = {
         "what is the background in the {which} video?",
         "tell me where it is in the {which} one",
     ),
-    "held_out": ("where is it in the {which} video?",),
+    "held_out": ("the {which} video, where does it take place?",),
 }
 SAME: Wordings = {
     "train": (
@@ -183,7 +184,7 @@ SAME: Wordings = {
         "tell me if both move the same way",
         "compare the motion of the two videos",
     ),
-    "held_out": ("do the two videos show the same motion?",),
+    "held_out": ("is it true that they move the same way in the two?",),
 }
 WHICH: Wordings = {
     "train": (
@@ -198,7 +199,7 @@ WHICH: Wordings = {
         "where is the {sprite}, in the first or the second?",
         "is the {sprite} in the first video or in the second?",
     ),
-    "held_out": ("in which video is the {sprite}?",),
+    "held_out": ("was it the first clip or the second that had the {sprite}?",),
 }
 ORDINALS = ("first", "second")
 
