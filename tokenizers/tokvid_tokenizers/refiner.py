@@ -129,7 +129,8 @@ class Refiner:
         p = self.config.patch
         n, rows, columns, _ = patches.shape
         cut = patches.unflatten(3, (3, p, p)).permute(0, 3, 1, 4, 2, 5)
-        return cut.reshape(n, 3, rows * p, columns * p)
+        image: Tensor = cut.reshape(n, 3, rows * p, columns * p)
+        return image
 
     def pixels_of(self, mask: Tensor) -> Tensor:
         """A mask of patches ``[rows,columns]`` as one of pixels ``[H,W]``."""
@@ -295,4 +296,5 @@ class Refining:
             )
             for part, own in zip(given.flatten(0, 1).split(_MOST_TOKENS), noise.split(_MOST_TOKENS), strict=True)
         ]
-        return torch.cat(parts).unflatten(0, (count, tokens))
+        patches: Tensor = torch.cat(parts).unflatten(0, (count, tokens))
+        return patches

@@ -40,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="the folder of a codec or a language model, org/name on the Hub, or preset:NAME"
     )
-    parser.add_argument("data", metavar="DATA", help="a folder of videos, 'sprites', or 'dialogues' over them")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="a folder of videos, 'sprites', or over them 'dialogues' or 'dialogues-far' (worded unlike any training)",
+    )
     parser.add_argument(
         "-o",
         "--output",
@@ -79,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         from tokvid.cli.evaluate_dialogues import DIALOGUES, run_dialogues
         from tokvid.cli.evaluate_lm import run_lm
 
-        if arguments.data == DIALOGUES and not Path(DIALOGUES).is_dir():
+        if arguments.data in DIALOGUES and not Path(arguments.data).is_dir():
             return run_dialogues(arguments, output)
         return run_lm(arguments, output)
     return _run_codec(arguments, output)

@@ -1,4 +1,5 @@
-"""``tokvid evaluate MODEL dialogues``: held-out dialogues over the sprite world, every answer judged by the oracle.
+"""``tokvid evaluate MODEL dialogues``: held-out dialogues over the sprite world, every answer judged by the oracle;
+``dialogues-far``: in wordings unlike any of training.
 
 Each turn of the assistant is asked for with the right turns before it, so that one mistake is counted once.
 """
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tokvid_lm import VideoLM
     from tokvid_lm.chat import Chat
 
-DIALOGUES = "dialogues"
+DIALOGUES = ("dialogues", "dialogues-far")
 GROUPS = {"draws": ("draw",), "describes": ("describe",), "edits": ("change", "continue"), "questions": ("question",)}
 """What is counted together."""
 _SHOWN = 24
@@ -71,7 +72,7 @@ def run_dialogues(arguments: argparse.Namespace, output: Path) -> int:
     prepare(seed)
     lm = VideoLM.from_pretrained(arguments.model, dtype=loading_dtype()).to(default_device())
     world = SpriteWorldConfig(**_shape(lm))
-    source = SpriteDialogues(world, "held_out", arguments.clips)
+    source = SpriteDialogues(world, "held_out", arguments.clips, far=arguments.data == "dialogues-far")
     mode = arguments.mode[0] if arguments.mode else None
     chat = Chat(lm, mode=mode, seed=seed, max_new_tokens=_MOST_IDS)
     began = time.perf_counter()
@@ -84,6 +85,7 @@ def run_dialogues(arguments: argparse.Namespace, output: Path) -> int:
         "model": Path(arguments.model).name,
         "codec_id": lm.codec.codec_id,
         "dtype": str(lm.model.dtype).removeprefix("torch."),
+        "wordings": source.wording,
         "mode": None if chat.sampling is None else chat.sampling.mode,
         "figures": figures,
         **provenance(seed),

@@ -1,5 +1,6 @@
-"""How people and the assistant word things in dialogues of the sprite world; some wordings are kept for evaluation,
-and none of those is nearly one of training.
+"""How people and the assistant word things in dialogues of the sprite world; some wordings are kept for evaluation.
+
+Most of those that are ``held_out`` are a word or two away from one of training, those that are ``far`` at least three.
 
 The assistant has one way to say each thing, so that its answers can be judged exactly. Nothing here draws clips.
 """
@@ -7,15 +8,16 @@ The assistant has one way to say each thing, so that its answers can be judged e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
-from tokvid.data.clip import Split
 from tokvid.data.sprites.captions import BACKGROUND_PHRASES, BOUNCE_PHRASES, DIRECTION_PHRASES
 from tokvid.data.sprites.motions import BOUNCES, DIRECTIONS
 from tokvid.data.sprites.scene import Scene
 
-Wordings = Mapping[Split, Sequence[str]]
+Wording = Literal["train", "held_out", "far"]
+Wordings = Mapping[Wording, Sequence[str]]
 
 DESCRIBE: Wordings = {
     "train": (
@@ -32,8 +34,21 @@ DESCRIBE: Wordings = {
         "say what this clip shows",
         "caption this clip",
         "what can be seen in this one?",
+        "what does this show?",
+        "what did you see?",
+        "and this one, what is it?",
+        "here is a video: what is in it?",
+        "look at this clip and say what happens",
+        "i have a clip, what does it show?",
+        "this one, please describe it",
+        "do you see what moves here?",
+        "so what is happening here?",
+        "say in words what the video shows",
+        "can you tell me what is going on here?",
+        "give me a caption for it",
     ),
-    "held_out": ("say to me what you see in this video", "this clip, what does it show?"),
+    "held_out": ("say what is in this video", "what do you see in the clip?"),
+    "far": ("say to me what you see in this video", "this clip, what does it show?"),
 }
 DRAW: Wordings = {
     "train": (
@@ -52,7 +67,8 @@ DRAW: Wordings = {
         "now show me a clip where {caption}",
         "{caption}",
     ),
-    "held_out": ("let me see a clip in which {caption}", "this is the video that i want: {caption}"),
+    "held_out": ("make a video where {caption}", "can you show how {caption}?"),
+    "far": ("let me see a clip in which {caption}", "this is the video that i want: {caption}"),
 }
 CONTINUE: Wordings = {
     "train": (
@@ -75,7 +91,8 @@ CONTINUE: Wordings = {
         "make the next part",
         "how does it go on?",
     ),
-    "held_out": ("and what happens after that? show me", "make the clip go on from here"),
+    "held_out": ("show what happens then", "please go on with it"),
+    "far": ("and what happens after that? show me", "make the clip go on from here"),
 }
 CHANGE_DIRECTION: Wordings = {
     "train": (
@@ -93,7 +110,8 @@ CHANGE_DIRECTION: Wordings = {
         "change the direction: {phrase}",
         "it should move {phrase}",
     ),
-    "held_out": ("i want it to go {phrase} this time", "do that once more and let it move {phrase}"),
+    "held_out": ("could it go {phrase} now?", "the same again, but {phrase}"),
+    "far": ("i want it to go {phrase} this time", "do that once more and let it move {phrase}"),
 }
 CHANGE_BOUNCE: Wordings = {
     "train": (
@@ -106,7 +124,8 @@ CHANGE_BOUNCE: Wordings = {
         "again, but now it bounces {phrase}",
         "it should jump {phrase}",
     ),
-    "held_out": ("i want it to bounce {phrase} this time",),
+    "held_out": ("could it bounce {phrase} now?",),
+    "far": ("i want it to bounce {phrase} this time",),
 }
 CHANGE_STAY: Wordings = {
     "train": (
@@ -119,7 +138,8 @@ CHANGE_STAY: Wordings = {
         "the same, but standing still",
         "once more, but it stays still",
     ),
-    "held_out": ("i want it to stay in place this time",),
+    "held_out": ("could it stay still now?",),
+    "far": ("i want it to stay in place this time",),
 }
 WHAT: Wordings = {
     "train": (
@@ -135,8 +155,16 @@ WHAT: Wordings = {
         "tell me what the {which} video shows",
         "and in the {which} one, what is it?",
         "name what is in the {which} video",
+        "the {which} clip, what was it that you saw?",
+        "and what was the {which} one?",
+        "so what is in the {which} one?",
+        "in the {which} video, what is it that moves?",
+        "what is the thing in the {which} clip?",
+        "can you say what the {which} one shows?",
+        "say what was in the {which} video there",
     ),
-    "held_out": ("so what was it that moved in the {which} clip?", "the {which} video, what is in it?"),
+    "held_out": ("what was in the {which} clip?", "what can you see in the {which} video?"),
+    "far": ("so what was it that moved in the {which} clip?", "the {which} video, what is in it?"),
 }
 HOW: Wordings = {
     "train": (
@@ -150,8 +178,17 @@ HOW: Wordings = {
         "what does it do in the {which} clip?",
         "what is the motion in the {which} one?",
         "tell me how it moves in the {which} video",
+        "the {which} clip, how does it move?",
+        "and how does the {which} one move?",
+        "so how was it moving in the {which} video?",
+        "is it moving in the {which} one, and how?",
+        "say which way it went in the {which} clip",
+        "i want to know the motion in the {which} video",
+        "the motion in the {which} video, what is it?",
+        "can you say how the {which} one moves?",
     ),
-    "held_out": ("and the motion of the {which} one, how was it?",),
+    "held_out": ("how did it move in the {which} clip?",),
+    "far": ("and the motion of the {which} one, how was it?",),
 }
 WHERE: Wordings = {
     "train": (
@@ -165,8 +202,15 @@ WHERE: Wordings = {
         "where does the {which} clip take place?",
         "what is the background in the {which} video?",
         "tell me where it is in the {which} one",
+        "and where is the {which} one?",
+        "the {which} clip, where was that?",
+        "so where was it in the {which} one?",
+        "what place is it in the {which} video?",
+        "the background of the {which} clip, what is it?",
+        "can you say where the {which} one is?",
     ),
-    "held_out": ("the {which} video, where does it take place?",),
+    "held_out": ("where is it in the {which} video?",),
+    "far": ("the {which} video, where does it take place?",),
 }
 SAME: Wordings = {
     "train": (
@@ -183,8 +227,18 @@ SAME: Wordings = {
         "are the two motions the same?",
         "tell me if both move the same way",
         "compare the motion of the two videos",
+        "and the motion, is it the same?",
+        "so do they move the same way or not?",
+        "the two clips, do they move in the same way?",
+        "is it true that both have the same motion?",
+        "was the way they move the same?",
+        "do the first and the second move the same way?",
+        "are they moving in the same direction?",
+        "can you say if the two move in the same way?",
+        "i want to know if both motions are the same",
     ),
-    "held_out": ("is it true that they move the same way in the two?",),
+    "held_out": ("do the two videos show the same motion?",),
+    "far": ("is it true that they move the same way in the two?",),
 }
 WHICH: Wordings = {
     "train": (
@@ -198,15 +252,24 @@ WHICH: Wordings = {
         "which of the two has the {sprite}?",
         "where is the {sprite}, in the first or the second?",
         "is the {sprite} in the first video or in the second?",
+        "the {sprite}, in which clip was it?",
+        "and which one has the {sprite}?",
+        "so where was the {sprite}, in which of the two?",
+        "say in which one you saw the {sprite}",
+        "was the {sprite} in the first or in the second one?",
+        "is it the first or the second that shows the {sprite}?",
+        "can you say which video had the {sprite}?",
+        "i want to know which clip the {sprite} is in",
     ),
-    "held_out": ("was it the first clip or the second that had the {sprite}?",),
+    "held_out": ("in which video is the {sprite}?",),
+    "far": ("was it the first clip or the second that had the {sprite}?",),
 }
 ORDINALS = ("first", "second")
 
 
-def pick(wordings: Wordings, split: Split, rng: np.random.Generator) -> str:
-    """One of the wordings of a split."""
-    options = wordings[split]
+def pick(wordings: Wordings, wording: Wording, rng: np.random.Generator) -> str:
+    """One of the wordings of a kind."""
+    options = wordings[wording]
     return options[int(rng.integers(len(options)))]
 
 
@@ -217,13 +280,13 @@ def spoken(text: str, rng: np.random.Generator) -> str:
     return f"{text}." if text[-1] not in "?.!" and rng.random() < 0.15 else text
 
 
-def ask_for_motion(motion: str, split: Split, rng: np.random.Generator) -> str:
+def ask_for_motion(motion: str, wording: Wording, rng: np.random.Generator) -> str:
     """What somebody says who wants the last clip again, with another ``motion``."""
     if motion == "stay":
-        return pick(CHANGE_STAY, split, rng)
+        return pick(CHANGE_STAY, wording, rng)
     phrases = DIRECTION_PHRASES[motion] if motion in DIRECTIONS else BOUNCE_PHRASES[motion]
     wordings = CHANGE_DIRECTION if motion in DIRECTIONS else CHANGE_BOUNCE
-    return pick(wordings, split, rng).format(phrase=phrases[int(rng.integers(len(phrases)))])
+    return pick(wordings, wording, rng).format(phrase=phrases[int(rng.integers(len(phrases)))])
 
 
 def say_scene(scene: Scene) -> str:
@@ -251,7 +314,11 @@ def say_place(scene: Scene) -> str:
 
 
 def say_comparison(first: str, second: str) -> str:
-    """Whether two motions are the same, and which they are."""
-    if first == second:
-        return f"yes, it {say_motion(first)} in both"
-    return f"no, the first {say_motion(first)} and the second {say_motion(second)}"
+    """Which two motions are, and then whether they are the same: who says it first has to know before it was said."""
+    verdict = "the same" if first == second else "not the same"
+    return f"the first {say_motion(first)} and the second {say_motion(second)}: {verdict}"
+
+
+def say_which(first: str, second: str, sprite: str) -> str:
+    """What two clips show, and then which of them shows ``sprite``."""
+    return f"{say_name(first)}, then {say_name(second)}: the {ORDINALS[0 if sprite == first else 1]}"

@@ -32,13 +32,13 @@ KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 # Training leans to what is learned last: what is continued, told apart, and drawn after other clips.
 _PLANS: Mapping[Split, Mapping[str, float]] = {
     "train": {
-        "draw": 0.1,
-        "describe": 0.1,
-        "continue": 0.18,
-        "compare": 0.3,
-        "mixed": 0.1,
-        "chain": 0.1,
-        "another": 0.12,
+        "draw": 0.08,
+        "describe": 0.14,
+        "continue": 0.1,
+        "compare": 0.46,
+        "mixed": 0.08,
+        "chain": 0.07,
+        "another": 0.07,
     },
     "held_out": {"draw": 0.2, "describe": 0.2, "continue": 0.12, "compare": 0.28, "mixed": 0.1, "chain": 0.1},
 }
@@ -68,10 +68,14 @@ class SpriteDialogue:
 
 
 class SpriteDialogues(DialogueSource):
-    """``count`` dialogues of one split; they are made anew at each call, the same every time."""
+    """``count`` dialogues of one split; they are made anew at each call, the same every time.
 
-    def __init__(self, config: SpriteWorldConfig, split: Split, count: int) -> None:
+    Those that are ``far`` have wordings unlike any of training.
+    """
+
+    def __init__(self, config: SpriteWorldConfig, split: Split, count: int, *, far: bool = False) -> None:
         self.config, self.split, self.count = config, split, count
+        self.wording: words.Wording = "far" if far else split
         self.size, self.num_frames, self.fps = config.size, config.num_frames, config.fps
         self._world = SpriteWorld(config)
 
@@ -87,14 +91,14 @@ class SpriteDialogues(DialogueSource):
             raise IndexError(f"there are dialogues 0 to {self.count - 1}, got {index}")
         entropy = (self.config.seed, get_args(Split).index(self.split), index, _PURPOSE)
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
-        script = _Script(self._world, self.split, index, rng)
+        script = _Script(self._world, self.split, self.wording, index, rng)
         plans = _PLANS[self.split]
         plan = tuple(plans)[int(rng.choice(len(plans), p=list(plans.values())))]
         getattr(script, f"plan_{plan}")()
         return script.finish()
 
     def digest(self) -> str:
-        return hashlib.sha256(repr((self.config, self.split, self.count)).encode()).hexdigest()
+        return hashlib.sha256(repr((self.config, self.split, self.wording, self.count)).encode()).hexdigest()
 
 
 _PURPOSE = 2  # after the scenes and captions of the world itself
@@ -106,6 +110,7 @@ class _Script:
 
     world: SpriteWorld
     split: Split
+    wording: words.Wording
     index: int
     rng: np.random.Generator
     turns: list[DialogueTurn] = field(default_factory=list)
@@ -202,7 +207,7 @@ class _Script:
         self._answer(Asked(kind="describe", text=text, facts=parse_caption(text)))
 
     def _change(self, scene: Scene) -> None:
-        text = words.ask_for_motion(scene.sprites[0].motion, self.split, self.rng)
+        text = words.ask_for_motion(scene.sprites[0].motion, self.wording, self.rng)
         self._say("user", (words.spoken(text, self.rng),))
         self._answer_with_clip("change", scene)
 
@@ -223,7 +228,8 @@ class _Script:
         elif kind == "same":
             question, answer = self._words(words.SAME), words.say_comparison(first.motion, second.motion)
         else:
-            question, answer = self._words(words.WHICH, sprite=placed.sprite), f"the {which}"
+            question = self._words(words.WHICH, sprite=placed.sprite)
+            answer = words.say_which(first.sprite, second.sprite, placed.sprite)
         self._say("user", (*shown, question))
         self._answer(Asked(kind="question", text=answer))
 
@@ -249,7 +255,7 @@ class _Script:
         return len(self.scenes) - 1
 
     def _words(self, wordings: words.Wordings, **parts: str) -> str:
-        return words.spoken(words.pick(wordings, self.split, self.rng).format(**parts), self.rng)
+        return words.spoken(words.pick(wordings, self.wording, self.rng).format(**parts), self.rng)
 
     def _by_chance(self, share: float) -> bool:
         return bool(self.rng.random() < share)
