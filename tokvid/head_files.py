@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +15,36 @@ from tokvid.atomic import atomic_path, write_text
 from tokvid.config import from_mapping, to_mapping
 from tokvid.diffusion_head import DiffusionHead, DiffusionHeadConfig
 from tokvid.errors import CheckpointError, ConfigError
+from tokvid.flow import Refinement
 from tokvid.saved_json import read_mapping
 
 _FORMAT_VERSION = 1
 
 
-def head_files(name: str) -> tuple[str, str]:
-    """The names of the files of a head called ``name``: what it is, and its weights."""
-    return f"{name}.json", f"{name}.safetensors"
+def has_head(folder: Path, name: str) -> bool:
+    """Whether there is a head called ``name``."""
+    return _files(folder, name)[0].exists()
 
 
-def save_head(folder: Path, name: str, head: DiffusionHead, facts: Mapping[str, Any]) -> None:
-    """Write a head, with what else is said of it."""
-    about, weights = (folder / file for file in head_files(name))
+def save_head(folder: Path, name: str, head: DiffusionHead, refinement: Refinement, **facts: Any) -> None:
+    """Write a head, how it is drawn from, and what else is said of it."""
+    about, weights = _files(folder, name)
     with atomic_path(weights) as beside:
         save_model(head, str(beside))
-    whole = {"format_version": _FORMAT_VERSION, "head": to_mapping(head.config), **facts}
+    parts = {"head": to_mapping(head.config), "refinement": to_mapping(refinement)}
+    whole = {"format_version": _FORMAT_VERSION, **parts, **facts}
     write_text(about, json.dumps(whole, indent=2) + "\n")
 
 
 def load_head(
-    folder: Path, name: str, *, what: str, wanted: Sequence[str]
-) -> tuple[DiffusionHead, dict[str, Any]] | None:
+    folder: Path, name: str, *, what: str, wanted: Sequence[str] = ()
+) -> tuple[DiffusionHead, Refinement, dict[str, Any]] | None:
     """What :func:`save_head` wrote, None where there is none; :class:`CheckpointError` for anything else.
 
-    ``what`` is the word for it in complaints, ``wanted`` must be among what is said of it.
+    ``what`` is the word for it in complaints, ``wanted`` must be among what else is said of it.
     """
-    about, weights = (folder / file for file in head_files(name))
-    if not about.exists():
+    about, weights = _files(folder, name)
+    if not has_head(folder, name):
         return None
     facts = read_mapping(about, what)
     if facts.get("format_version") != _FORMAT_VERSION:
@@ -50,11 +52,12 @@ def load_head(
             f"{about} has format_version {facts.get('format_version')!r}, this tokvid reads {_FORMAT_VERSION}: update"
             " it"
         )
-    missing = [key for key in ("head", *wanted) if key not in facts]
+    missing = [key for key in ("head", "refinement", *wanted) if key not in facts]
     if missing:
         raise CheckpointError(f"{about} lacks {', '.join(missing)}; save the model again")
     try:
         head = DiffusionHead(from_mapping(DiffusionHeadConfig, facts["head"], where="head"))
+        refinement = from_mapping(Refinement, facts["refinement"], where="refinement")
     except ConfigError as error:
         raise CheckpointError(f"{about}: {error}") from error
     try:
@@ -63,4 +66,9 @@ def load_head(
         raise CheckpointError(f"{weights} does not hold the weights of this head: {error}") from error
     if not all(math.isfinite(float(parameter.detach().sum())) for parameter in head.parameters()):
         raise CheckpointError(f"{weights} holds weights that are not finite")
-    return head.eval(), facts
+    return head.eval(), refinement, facts
+
+
+def _files(folder: Path, name: str) -> tuple[Path, Path]:
+    """What a head is, and its weights."""
+    return folder / f"{name}.json", folder / f"{name}.safetensors"

@@ -9,18 +9,15 @@ The codes stay as they were drawn. How a head learns is the business of :mod:`to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from tokvid.config import from_mapping, to_mapping
 from tokvid.diffusion_head import DiffusionHead
-from tokvid.errors import CheckpointError, ConfigError, ModelError
+from tokvid.errors import ModelError
 from tokvid.flow import Refinement, draw_latents, starting_noise
 from tokvid.grid import Grid
-from tokvid.head_files import load_head, save_head
 from tokvid_lm.collate import collate
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.mask_spec import MaskSpec, mask_for
@@ -34,8 +31,8 @@ if TYPE_CHECKING:
     from tokvid_lm.generation import Request
     from tokvid_lm.video_lm import VideoLM
 
-_NAME = "diffusion_head"
-HEAD_FILE = f"{_NAME}.json"
+HEAD = "diffusion_head"
+"""The name of its files in the folder of a model."""
 
 
 def check_head(lm: VideoLM, head: DiffusionHead) -> None:
@@ -180,20 +177,3 @@ def refined_frames(
             decoded = lm.codec.decode_latents(latents.to(codec_device(lm.codec)), num_frames=num_frames)
         frames.extend(decoded.clamp(-1.0, 1.0).cpu().split(1))
     return frames
-
-
-def save_hybrid(folder: Path, head: DiffusionHead, refinement: Refinement) -> None:
-    """Write a head's weights and how it is drawn from, into the folder of its model."""
-    save_head(folder, _NAME, head, {"refinement": to_mapping(refinement)})
-
-
-def load_hybrid(folder: Path) -> tuple[DiffusionHead, Refinement] | None:
-    """What :func:`save_hybrid` wrote, or None where there is none; :class:`CheckpointError` for anything else."""
-    found = load_head(folder, _NAME, what="diffusion head", wanted=("refinement",))
-    if found is None:
-        return None
-    head, facts = found
-    try:
-        return head, from_mapping(Refinement, facts["refinement"], where="refinement")
-    except ConfigError as error:
-        raise CheckpointError(f"{folder / HEAD_FILE}: {error}") from error

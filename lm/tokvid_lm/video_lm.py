@@ -23,6 +23,7 @@ from tokvid.diffusion_head import DiffusionHead
 from tokvid.errors import CheckpointError, ConfigError, ModelError, did_you_mean
 from tokvid.flow import Refinement
 from tokvid.grid import Grid
+from tokvid.head_files import load_head, save_head
 from tokvid.hub import HubOptions, PushOptions, local_folder, push_folder
 from tokvid.hub_card import Run
 from tokvid.runtime import check_compiles
@@ -31,7 +32,7 @@ from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.extend import extend
 from tokvid_lm.generation import Prompts, Request, as_batch, check_unused, draw_codes, draw_text, split_request
 from tokvid_lm.head import plain_head
-from tokvid_lm.hybrid import check_head, head_of, load_hybrid, refined_frames, save_hybrid
+from tokvid_lm.hybrid import HEAD, check_head, head_of, refined_frames
 from tokvid_lm.layout import build_layout
 from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer, mark_model_type
 from tokvid_lm.positions import PositionKind, PositionScheme
@@ -176,9 +177,9 @@ class VideoLM:
             positions=facts["positions"],
             settings=settings,
         )
-        found = load_hybrid(folder)
+        found = load_head(folder, HEAD, what="diffusion head")
         if found is not None:
-            lm.diffusion_head, lm.refinement = found
+            lm.diffusion_head, lm.refinement, _ = found
             check_head(lm, lm.diffusion_head)
         return lm
 
@@ -210,7 +211,7 @@ class VideoLM:
             self.tokenizer.save_pretrained(beside)
             self.codec.save_pretrained(beside / CODEC_FOLDER)
             if self.diffusion_head is not None:
-                save_hybrid(beside, self.diffusion_head, self.refinement)
+                save_head(beside, HEAD, self.diffusion_head, self.refinement)
             (beside / VIDEO_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             (beside / PROCESSOR_FILE).write_text(json.dumps(PROCESSOR, indent=2) + "\n", encoding="utf-8")
             check_nothing_is_lost(folder, beside)

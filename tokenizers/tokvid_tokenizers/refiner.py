@@ -183,12 +183,8 @@ class Refiner:
     def save(self, folder: str | Path) -> None:
         """Write the refiner into the folder of its codec."""
         assert self.head is not None
-        facts = {
-            "codec_id": self.codec.codec_id,
-            "refiner": to_mapping(self.config),
-            "refinement": to_mapping(self.refinement),
-        }
-        save_head(Path(folder), REFINER, self.head, facts)
+        own = {"codec_id": self.codec.codec_id, "refiner": to_mapping(self.config)}
+        save_head(Path(folder), REFINER, self.head, self.refinement, **own)
 
     @classmethod
     def load(cls, name: str | Path, codec: VideoCodec, **hub: Unpack[HubOptions]) -> Refiner:
@@ -198,13 +194,13 @@ class Refiner:
         found, folder = None, Path(name)
         if not str(name).startswith(CODEC_PREFIXES):
             folder = local_folder(name, **hub)
-            found = load_head(folder, REFINER, what="refiner", wanted=("codec_id", "refiner", "refinement"))
+            found = load_head(folder, REFINER, what="refiner", wanted=("codec_id", "refiner"))
         if found is None:
             raise ModelError(
                 f"{name} is a codec without a refiner: train one by the recipe codec/sprites-refine, with"
                 f" --codec={name} and --data of what it is for, or leave --refine out"
             )
-        head, facts = found
+        head, refinement, facts = found
         if facts["codec_id"] != codec.codec_id:
             raise CheckpointError(
                 f"the refiner in {folder} is that of codec {facts['codec_id']}, this one is {codec.codec_id}: train it"
@@ -212,7 +208,6 @@ class Refiner:
             )
         try:
             config = from_mapping(RefinerConfig, facts["refiner"], where="refiner")
-            refinement = from_mapping(Refinement, facts["refinement"], where="refinement")
         except ConfigError as error:
             raise CheckpointError(f"{folder / REFINER}.json: {error}") from error
         return cls(codec, config, head.to(next(codec.parameters()).device), refinement)

@@ -78,9 +78,10 @@ def _pushing(folder: Path, base: str | None) -> Callable[..., str]:
         from tokvid_lm import VideoLM
 
         return VideoLM.from_pretrained(folder).push_to_hub
+    from tokvid.head_files import has_head
     from tokvid_tokenizers import VideoCodec
     from tokvid_tokenizers.refiner import REFINER, Refiner
 
     codec = VideoCodec.from_pretrained(folder)
-    refiner = Refiner.load(folder, codec) if (folder / f"{REFINER}.json").is_file() else None
+    refiner = Refiner.load(folder, codec) if has_head(folder, REFINER) else None
     return partial(codec.push_to_hub, refiner=refiner)

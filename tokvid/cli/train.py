@@ -17,19 +17,23 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokvid.atomic import write_text
 from tokvid.cli.clips import load_held_out, load_splits, tell
 from tokvid.cli.dry_run import dry_run
 from tokvid.cli.judging import generate, judge_reconstructions
 from tokvid.cli.progress import counted
-from tokvid.data.clips import SpriteDataConfig, materialise, open_clips, open_splits
+from tokvid.data.clips import ClipArray, SpriteDataConfig, materialise, open_clips, open_splits
 from tokvid.errors import ConfigError, did_you_mean
 from tokvid.processes import is_main_process
 from tokvid.provenance import provenance
 from tokvid.recipe import load_recipe
 from tokvid.run_lock import check_output
+
+if TYPE_CHECKING:
+    from tokvid_lm.head_training import HeadRecipe
+    from tokvid_tokenizers.refiner_training import RefinerRecipe
 
 TASKS = ("codec", "refiner", "lm", "head")
 
@@ -79,10 +83,7 @@ def _refiner(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     from tokvid_tokenizers.refiner_training import CODEC_FOLDER, RefinerRecipe, train_refiner
 
     recipe = from_mapping(RefinerRecipe, data)
-    check_output(recipe.output, resume=resume)
-    with counted("train clips") as progress:
-        clips = materialise(open_clips(recipe.data, "train"), progress=progress)
-    head = train_refiner(recipe, clips, resume=resume).head
+    head = train_refiner(recipe, _train_clips(recipe, resume=resume), resume=resume).head
     assert head is not None
     figures = {"refiner_parameters": sum(parameter.numel() for parameter in head.parameters())}
     _keep(recipe.output, figures, recipe.seed)
@@ -117,13 +118,18 @@ def _head(data: dict[str, Any], *, resume: bool) -> dict[str, Any]:
     from tokvid_lm.head_training import LM_FOLDER, HeadRecipe, train_head
 
     recipe = from_mapping(HeadRecipe, data)
-    with counted("train clips") as progress:
-        clips = materialise(open_clips(recipe.data, "train"), progress=progress)
-    head = train_head(recipe, clips, resume=resume).diffusion_head
+    head = train_head(recipe, _train_clips(recipe, resume=resume), resume=resume).diffusion_head
     assert head is not None
     figures = {"head_parameters": sum(parameter.numel() for parameter in head.parameters())}
     _keep(recipe.output, figures, recipe.seed)
     return {"model": str(Path(recipe.output) / LM_FOLDER), **figures}
+
+
+def _train_clips(recipe: RefinerRecipe | HeadRecipe, *, resume: bool) -> ClipArray:
+    """The clips of a head, loaded when it is sure that it may be trained."""
+    check_output(recipe.output, resume=resume)
+    with counted("train clips") as progress:
+        return materialise(open_clips(recipe.data, "train"), progress=progress)
 
 
 def _keep(output: str, figures: dict[str, Any], seed: int) -> None:
