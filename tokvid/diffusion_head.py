@@ -129,6 +129,18 @@ class DiffusionHead(nn.Module):
         may hold anything. Raises :class:`ShapeError` for other shapes, for a mask that is not bool and where nothing
         is left.
         """
+        return self._errors(latents, conditions, mask, noise, times).mean()
+
+    def token_losses(self, latents: Tensor, conditions: Tensor) -> Tensor:
+        """The same of each token alone, ``[N]``; of none of them nothing."""
+        if not len(latents):
+            return conditions.new_zeros(0, dtype=torch.float32) + 0.0 * conditions.sum()
+        return self._errors(latents, conditions, None, None, None).mean((0, 2))
+
+    def _errors(
+        self, latents: Tensor, conditions: Tensor, mask: Tensor | None, noise: Tensor | None, times: Tensor | None
+    ) -> Tensor:
+        """Squared errors ``[R,N,C]`` of the tokens in ``mask``."""
         given = next((each for each in (noise, times) if each is not None), None)
         drawn = (self.config.repeats if given is None else len(given), len(latents))
         _expect("latents", latents, len(latents), self.config.latent_dim)
@@ -150,7 +162,7 @@ class DiffusionHead(nn.Module):
         clean = self.standardise(latents)
         noised = clean + times[..., None] * (noise - clean)
         error: Tensor = self(noised, times, conditions) - (noise - clean)
-        return error.square().mean()
+        return error.square()
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean, deviation = (

@@ -37,11 +37,11 @@ def save_head(folder: Path, name: str, head: DiffusionHead, refinement: Refineme
 
 
 def load_head(
-    folder: Path, name: str, *, what: str, wanted: Sequence[str] = ()
+    folder: Path, name: str, *, what: str, kind: type[DiffusionHead] = DiffusionHead, wanted: Sequence[str] = ()
 ) -> tuple[DiffusionHead, Refinement, dict[str, Any]] | None:
     """What :func:`save_head` wrote, None where there is none; :class:`CheckpointError` for anything else.
 
-    ``what`` is the word for it in complaints, ``wanted`` must be among what else is said of it.
+    ``what`` is the word for it in complaints, ``kind`` its class, ``wanted`` must be among what else is said of it.
     """
     about, weights = _files(folder, name)
     if not has_head(folder, name):
@@ -56,7 +56,7 @@ def load_head(
     if missing:
         raise CheckpointError(f"{about} lacks {', '.join(missing)}; save the model again")
     try:
-        head = DiffusionHead(from_mapping(DiffusionHeadConfig, facts["head"], where="head"))
+        head = kind(from_mapping(DiffusionHeadConfig, facts["head"], where="head"))
         refinement = from_mapping(Refinement, facts["refinement"], where="refinement")
     except ConfigError as error:
         raise CheckpointError(f"{about}: {error}") from error

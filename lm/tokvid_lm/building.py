@@ -18,6 +18,8 @@ from transformers import (
 
 from tokvid.errors import ConfigError
 from tokvid_lm.chat_tokens import with_chat
+from tokvid_lm.continuous import is_continuous
+from tokvid_lm.latent_tokens import with_latents
 from tokvid_lm.text_tokenizer import train_text_tokenizer
 from tokvid_lm.training_config import LMRecipe, PretrainedModelConfig, ScratchModelConfig, TrainedModelConfig
 from tokvid_lm.video_lm import VideoLM
@@ -43,6 +45,8 @@ def _trained(recipe: LMRecipe, model: TrainedModelConfig, codec: VideoCodec) -> 
     """The saved model, which writes documents as the recipe says."""
     name = model.name
     lm = VideoLM.from_pretrained(name, dtype=torch.float32)
+    if is_continuous(codec) and not lm.is_continuous:
+        lm = with_latents(lm, codec)
     if recipe.chats and not lm.vocabulary.chats:
         lm = with_chat(lm)
     if lm.codec.codec_id != codec.codec_id:
@@ -60,7 +64,8 @@ def _trained(recipe: LMRecipe, model: TrainedModelConfig, codec: VideoCodec) -> 
     wrong = [f"{key}={value}" for key, value in written.items() if value != getattr(recipe, key)]
     if wrong:
         raise ConfigError(f"the model {name} was made with other documents than the recipe's: set {', '.join(wrong)}")
-    lm.diffusion_head = None  # it refines by hidden states that will be others
+    if not lm.is_continuous:
+        lm.diffusion_head = None  # it refines by hidden states that will be others
     if model.max_positions is not None:
         _lengthen(lm.model, model.max_positions, name)
     return lm

@@ -41,9 +41,9 @@ def insert_chat_tokens(
     new = with_turns(vocabulary, text_tokenizer_size(tokenizer))
     added = add_special_tokens(tokenizer, text_tokenizer_size(tokenizer), CHAT_TOKENS)
     assert all(new.special[name] == token for name, token in added.items()), "a text tokenizer gives its next ids"
-    before = [table.detach().clone() for table in _tables(model)]
+    before = [table.detach().clone() for table in tables(model)]
     model.resize_token_embeddings(new.total_size, mean_resizing=False)
-    for table, rows in zip(_tables(model), before, strict=True):
+    for table, rows in zip(tables(model), before, strict=True):
         table[: vocabulary.code_offset] = rows[: vocabulary.code_offset]
         table[new.code_offset :] = rows[vocabulary.code_offset :]
         table[sorted(added.values())] = rows[sorted(vocabulary.special.values())].float().mean(0).to(table)
@@ -60,13 +60,13 @@ def with_turns(vocabulary: VideoVocabulary, start: int) -> VideoVocabulary:
     )
 
 
-def _tables(model: PreTrainedModel) -> list[Tensor]:
+def tables(model: PreTrainedModel) -> list[Tensor]:
     """All that has a row an id: the embedding, an untied head, and the head's bias."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     assert isinstance(embedding, nn.Embedding) and isinstance(head, nn.Linear), "it has been extended"
-    tables: list[Tensor] = [embedding.weight]
+    found: list[Tensor] = [embedding.weight]
     if head.weight is not embedding.weight:
-        tables.append(head.weight)
+        found.append(head.weight)
     if head.bias is not None:
-        tables.append(head.bias)
-    return tables
+        found.append(head.bias)
+    return found

@@ -1,4 +1,6 @@
-"""Clips to codes, once, before a language model is trained on them. It knows no language model.
+"""Clips to codes, or to the latents of a continuous codec, once, before a language model is trained on them.
+
+It knows no language model.
 
 Codes are some hundred times smaller than frames, so that the codes of a whole data set stay in memory.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,6 +104,24 @@ class CodedClips(CodeSource):
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LatentClips(CodedClips):
+    """Clips as ``latents`` float32 ``[N,C,t,h,w]``; their codes are all 0, the one code that stands for any latent."""
+
+    latents: Tensor
+
+    def digest(self) -> str:
+        return hashlib.sha256(super().digest().encode() + self.latents.numpy().tobytes()).hexdigest()
+
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and deviation of each channel, of at most :data:`_COUNTED` clips."""
+        some = self.latents[:_COUNTED].double().transpose(0, 1).flatten(1)
+        return some.mean(1).tolist(), some.std(1).tolist()
+
+
+_COUNTED = 1024
+
+
 def codes_dtype(codebook_size: int) -> torch.dtype:
     """The smallest integer type for codes in [0, codebook_size)."""
     if codebook_size <= 1 << 8:
@@ -121,12 +142,34 @@ def encode_clips(
     The codec computes where it is, in evaluation mode, in ``autocast`` if given. ``progress(done, total)`` is called
     after each batch. The same frames and ``batch_size`` give the same codes.
     """
+    return _encoded(codec, frames, codec.encode, codes_dtype(codec.codebook_size), batch_size, autocast, progress)
+
+
+def encode_latents(
+    codec: VideoCodec,
+    frames: npt.NDArray[np.uint8],
+    *,
+    batch_size: int = 64,
+    autocast: torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Latents float32 ``[N,C,t,h,w]``, as :func:`encode_clips` gives codes."""
+    return _encoded(codec, frames, codec.encode_latents, torch.float32, batch_size, autocast, progress)
+
+
+def _encoded(
+    codec: VideoCodec,
+    frames: npt.NDArray[np.uint8],
+    encode: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+    batch_size: int,
+    autocast: torch.dtype | None,
+    progress: Progress | None,
+) -> Tensor:
+    """What ``encode`` makes of clips, as ``dtype`` on the CPU."""
     if frames.ndim != 5 or frames.dtype != np.uint8 or frames.shape[-1] != 3:
         raise ShapeError(f"expected clips uint8 [N,T,H,W,3], got {frames.dtype} {list(frames.shape)}")
-    grid = codec.grid_for(frames.shape[1], frames.shape[2], frames.shape[3])
-    codes = torch.empty(
-        len(frames), codec.num_codebooks, grid.t, grid.h, grid.w, dtype=codes_dtype(codec.codebook_size)
-    )
+    parts: list[Tensor] = []
     device = next(codec.parameters()).device
     with (
         evaluation_mode(codec),
@@ -135,10 +178,10 @@ def encode_clips(
     ):
         for start in range(0, len(frames), batch_size):
             batch = to_model(frames[start : start + batch_size]).to(device)
-            codes[start : start + len(batch)] = codec.encode(batch).to(codes.dtype).cpu()
+            parts.append(encode(batch).to(dtype).cpu())
             if progress is not None:
                 progress(start + len(batch), len(frames))
-    return codes
+    return torch.cat(parts)
 
 
 def code_clips(
@@ -151,8 +194,11 @@ def code_clips(
 ) -> CodedClips:
     """Encode clips in memory or, one batch at a time, those of a source: its frames are never all in memory.
 
+    Of a continuous codec they are :class:`LatentClips`.
+
     Clips that do not load are left out and listed in ``skipped``; :class:`DataError` when none is left.
     """
+    encode = encode_clips if codec.num_codebooks else encode_latents
     total, done = len(clips), 0
     skipped: list[tuple[str, str]] = list(clips.skipped if isinstance(clips, ClipArray) else _named(clips))
     parts: list[Tensor] = []
@@ -164,7 +210,7 @@ def code_clips(
         if loaded:
             kept.extend((clip.caption, clip.name, clip.actions) for clip in loaded)
             frames = np.stack([clip.frames for clip in loaded])
-            parts.append(encode_clips(codec, frames, batch_size=batch_size, autocast=autocast))
+            parts.append(encode(codec, frames, batch_size=batch_size, autocast=autocast))
             shape = frames.shape
         if progress is not None:
             progress(done, total)
@@ -172,18 +218,21 @@ def code_clips(
         why = f"; the last: {skipped[-1][0]}: {skipped[-1][1]}" if skipped else ""
         raise DataError(f"no clip is left to encode of {total}{why}")
     captions, names, actions = zip(*kept, strict=True)
-    return CodedClips(
-        codes=torch.cat(parts),
-        captions=captions,
-        num_frames=shape[1],
-        height=shape[2],
-        width=shape[3],
-        codebook_size=codec.codebook_size,
-        rate=clips.fps,
-        actions=_together(actions, names),
-        names=names,
-        skipped=tuple(skipped),
-    )
+    about: dict[str, Any] = {
+        "captions": captions,
+        "num_frames": shape[1],
+        "height": shape[2],
+        "width": shape[3],
+        "rate": clips.fps,
+        "actions": _together(actions, names),
+        "names": names,
+        "skipped": tuple(skipped),
+    }
+    found = torch.cat(parts)
+    if codec.num_codebooks:
+        return CodedClips(codes=found, codebook_size=codec.codebook_size, **about)
+    codes = torch.zeros_like(found[:, :1], dtype=torch.uint8)
+    return LatentClips(codes=codes, latents=found, codebook_size=1, **about)
 
 
 def _together(actions: Sequence[tuple[int, ...]], names: Sequence[str]) -> Tensor | None:

@@ -49,14 +49,14 @@ class Collator:
 def collate(
     rows: Sequence[Sequence[Document]], *, pad_id: int, positions: PositionScheme, width: int | None = None
 ) -> dict[str, Tensor]:
-    """Documents, several a row, as tensors ``[B,S]`` by the names of :class:`Document`'s arrays, and two more.
+    """Documents, several a row, as tensors ``[B,S]`` by the names of their arrays, and two more.
 
     ``document`` numbers the documents of a row, -1 is padding; ``position_ids`` is what the model takes. Rows are
     ``width`` long, or as long as the longest.
     """
     width = width or max(sum(map(len, row)) for row in rows)
     columns: dict[str, Tensor] = {}
-    for field in fields(Document):
+    for field in fields(rows[0][0]):
         sample = getattr(rows[0][0], field.name)
         fill = pad_id if field.name == "ids" else _PADDING.get(field.name, 0)
         array = np.full((len(rows), width, *sample.shape[1:]), fill, sample.dtype)

@@ -26,7 +26,9 @@ from tokvid_lm.batch_plan import Batch
 from tokvid_lm.chat_documents import ChatDocuments
 from tokvid_lm.code_source import CodeSource
 from tokvid_lm.collate import Collator
+from tokvid_lm.continuous import LatentHead
 from tokvid_lm.documents import Documents
+from tokvid_lm.latent_documents import open_documents
 from tokvid_lm.mixture import MixtureConfig
 from tokvid_lm.objectives.video_objective import VideoObjective
 from tokvid_lm.segments import TextSegment, VideoSegment
@@ -41,21 +43,27 @@ _TALK = MixtureConfig(objective="chat")
 class CodeLosses:
     """Nats a label of the model on held-out clips, and of guessing codes from how common each is in training.
 
+    Of a continuous model the latter is None, and videos have squared errors of a velocity in place of nats.
+
     ``validation`` is by what is asked for: codes by mode (``next_token``, ``maskgit``, ``frame``), the ids of a
     ``caption`` after its video, of ``text`` alone, and of what is said in a ``chat``.
     """
 
     validation: Mapping[str, float]
-    unigram_entropy: float
+    unigram_entropy: float | None
 
     @property
     def share_below_unigram(self) -> float:
         """How far codes by the first mode are below guessing, in (-inf, 1]: 0 is no better, 1 knows every code."""
+        if not self.unigram_entropy:
+            return 0.0
         codes = next((nats for name, nats in self.validation.items() if name in MODES), self.unigram_entropy)
-        return 1.0 - codes / self.unigram_entropy if self.unigram_entropy else 0.0
+        return 1.0 - codes / self.unigram_entropy
 
     def figures(self) -> dict[str, Any]:
         """For ``metrics.json``."""
+        if self.unigram_entropy is None:
+            return {f"validation_{'flow' if name in MODES else 'nats'}": nats for name, nats in self.validation.items()}
         figures: dict[str, Any] = {
             "validation_nats": dict(self.validation),
             "unigram_nats_per_code": self.unigram_entropy,
@@ -83,7 +91,9 @@ def validation_losses(
     shows a video; passages of a text are left out: nothing of it is held out.
     ``answer`` is what answers a batch with its loss: in training the model itself, whose forward is the objective.
     """
-    answer = answer or VideoObjective(lm.model, lm.vocabulary)
+    if answer is None:
+        head = lm.diffusion_head if isinstance(lm.diffusion_head, LatentHead) else None
+        answer = VideoObjective(lm.model, lm.vocabulary, latent_head=head)
     found: dict[str, float] = {}
     for entry in mixture:
         if entry.objective in found or entry.file:
@@ -96,7 +106,7 @@ def validation_losses(
             found["chat"] = _mean_nats(lm, documents, answer, batch_size, autocast, count=count, text_alone=True)
         else:
             alone = MixtureConfig(objective=entry.objective, schedule=entry.schedule)
-            documents = Documents(lm.processor, clips, mixture=(alone,), shuffle=False)
+            documents = open_documents(lm.processor, clips, mixture=(alone,), shuffle=False)
             found[entry.objective] = _mean_nats(lm, documents, answer, batch_size, autocast, count=len(documents))
     return found
 
@@ -116,7 +126,8 @@ def _mean_nats(
     collator = Collator(documents, pad_id=lm.pad_id, positions=lm.positions)
     nats, labels = 0.0, 0.0
     kinds = slice(0, 1) if text_alone else slice(None)
-    with evaluation_mode(lm.model):
+    with evaluation_mode(lm.model), torch.random.fork_rng():
+        torch.manual_seed(0)  # a diffusion head draws noise, the same each time
         for start in range(0, count, batch_size):
             numbers = range(start, min(start + batch_size, count))
             batch = collator([Batch(rows=tuple((number,) for number in numbers))])

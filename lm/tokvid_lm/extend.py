@@ -17,6 +17,7 @@ from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from tokvid.errors import ModelError
 from tokvid_lm.chat_template import set_up_chat
+from tokvid_lm.continuous import codebooks_of, is_continuous
 from tokvid_lm.loading import load_causal_lm, load_tokenizer
 from tokvid_lm.vocabulary import VideoVocabulary, special_tokens
 from tokvid_tokenizers import VideoCodec
@@ -60,15 +61,16 @@ def extend(
         if tokenizer is None:
             tokenizer = load_tokenizer(model_or_name)
     embedding, head = _check_extensible(model)
-    vectors = [_codebook_vectors(codec, codebook) for codebook in range(codec.num_codebooks)]
+    codebook_size, num_codebooks = codebooks_of(codec)
+    vectors = [_codebook_vectors(codec, codebook) for codebook in range(num_codebooks)]
     old_rows = embedding.weight.shape[0]
     tokenizer, text_size = copy.deepcopy(tokenizer), text_tokenizer_size(tokenizer)
     vocabulary = VideoVocabulary(
         text_size=text_size,
         special=add_special_tokens(tokenizer, text_size, special_tokens(num_actions, chat=chat)),
         code_offset=max(old_rows, text_tokenizer_size(tokenizer)),
-        codebook_size=codec.codebook_size,
-        num_codebooks=codec.num_codebooks,
+        codebook_size=codebook_size,
+        num_codebooks=num_codebooks,
         factors=factors,
     )
     vectors = [part for whole in vectors for part in factor_vectors(whole, factors)]
@@ -204,6 +206,8 @@ def _check_extensible(model: PreTrainedModel) -> tuple[nn.Embedding, nn.Linear]:
 
 
 def _codebook_vectors(codec: VideoCodec, codebook: int) -> Tensor:
+    if is_continuous(codec):
+        return torch.zeros(1, codec.quantizer.dim)  # its one code stands for any latent
     vectors = codec.codebook_vectors(codebook).detach().float().cpu()
     if vectors.ndim != 2 or len(vectors) != codec.codebook_size or not bool(vectors.isfinite().all()):
         raise ModelError(

@@ -64,6 +64,11 @@ def plain_head(model: PreTrainedModel) -> nn.Linear | None:
         return head if bool(alike.all()) else None
 
 
+def hidden_size(model: PreTrainedModel) -> int:
+    """How many numbers a hidden state has."""
+    return int(model.config.get_text_config(decoder=True).hidden_size)
+
+
 @contextmanager
 def _scaled_inputs(head: nn.Linear, factor: Tensor) -> Iterator[None]:
     handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0] * factor,))

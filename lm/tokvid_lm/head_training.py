@@ -20,7 +20,8 @@ from tokvid.flow_training import FlowTrainer, FlowTrainingConfig, check_one_proc
 from tokvid.frames import to_model
 from tokvid.run_lock import check_output
 from tokvid.runtime import default_device, loading_dtype, prepare
-from tokvid_lm.hybrid import conditions, finished, hidden_size
+from tokvid_lm.head import hidden_size
+from tokvid_lm.hybrid import conditions, finished
 from tokvid_lm.samplers.runner import sampling_from
 from tokvid_lm.segments import TextSegment
 from tokvid_lm.templates import VideoHeader
@@ -97,7 +98,7 @@ class _Differences:
     def __init__(self, lm: VideoLM, clips: ClipArray, prompt_drop: float) -> None:
         self.lm, self.clips, self.prompt_drop = lm, clips, prompt_drop
         self.modes = [sampling.mode for sampling in lm.settings.sampling]
-        self.condition_dim = lm.codec.quantizer.dim + hidden_size(lm)
+        self.condition_dim = lm.codec.quantizer.dim + hidden_size(lm.model)
 
     def differences(self, clips: Sequence[int]) -> Tensor:
         return self._coded(clips)[1]

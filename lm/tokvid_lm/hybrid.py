@@ -20,6 +20,7 @@ from tokvid.flow import Refinement, draw_latents, starting_noise
 from tokvid.grid import Grid
 from tokvid_lm.collate import collate
 from tokvid_lm.document import Document, DocumentWriter
+from tokvid_lm.head import hidden_size
 from tokvid_lm.mask_spec import MaskSpec, mask_for
 from tokvid_lm.processor import codec_device
 from tokvid_lm.samplers.runner import Way, check_context, sampling_from
@@ -37,8 +38,8 @@ HEAD = "diffusion_head"
 
 def check_head(lm: VideoLM, head: DiffusionHead) -> None:
     """Raise :class:`ModelError` unless ``head`` fits the codec and the hidden states of ``lm``."""
-    channels = lm.codec.quantizer.dim
-    expected = (channels, channels + hidden_size(lm))
+    channels, hidden = lm.codec.quantizer.dim, hidden_size(lm.model)
+    expected = (channels, hidden if lm.is_continuous else channels + hidden)
     found = (head.config.latent_dim, head.config.condition_dim)
     if found != expected:
         raise ModelError(
@@ -55,11 +56,6 @@ def head_of(lm: VideoLM) -> DiffusionHead:
             " lm/sprites-hybrid', or leave hybrid out"
         )
     return lm.diffusion_head
-
-
-def hidden_size(lm: VideoLM) -> int:
-    """Of the language model's hidden states."""
-    return int(lm.model.config.get_text_config(decoder=True).hidden_size)
 
 
 def finished(

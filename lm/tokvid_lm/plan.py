@@ -42,6 +42,10 @@ def plan_lm(recipe: LMRecipe, codec: VideoCodec, cluster: Cluster, *, caption_id
     Raises :class:`ModelError` for a model that is not known or cannot be counted, and :class:`ConfigError` for
     documents that are longer than a row.
     """
+    if recipe.head is not None:
+        raise ConfigError(
+            "a model that draws latents with a head is not planned yet: leave head out for a model of codes"
+        )
     config, vocabulary = _extended(recipe, codec)
     text_config = config.get_text_config(decoder=True)
     lora = recipe.model.lora if isinstance(recipe.model, PretrainedModelConfig) else None

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from tokvid.errors import ModelError, ShapeError
 from tokvid.grid import Grid, check_num_frames, latent_frames
 from tokvid.hub import HubOptions, local_folder
+from tokvid_lm.continuous import is_continuous
 from tokvid_lm.document import DocumentWriter
 from tokvid_lm.layout import Layout, build_layout
 from tokvid_lm.loading import load_saved_tokenizer
@@ -127,7 +128,9 @@ class VideoProcessor:
         return self.vocabulary.special[END_OF_TURN]
 
     def check_chats(self) -> None:
-        """Raise :class:`ModelError` unless the vocabulary has ids for turns."""
+        """Raise :class:`ModelError` unless the vocabulary has ids for turns, and videos are codes."""
+        if is_continuous(self.codec):
+            raise ModelError("a continuous model does not talk: its videos are latents, and conversations hold codes")
         if not self.vocabulary.chats:
             raise ModelError(
                 "this model has no chat template: it was not trained to talk; train one on dialogues (tokvid train"
@@ -144,6 +147,8 @@ class VideoProcessor:
                 raise ModelError(f"a prompt is a list of TextSegment and VideoSegment, got {type(segment).__name__}")
 
     def _write_video(self, writer: DocumentWriter, segment: VideoSegment) -> None:
+        if is_continuous(self.codec):
+            raise ModelError("a continuous model reads no videos in its prompt: describe what it is to draw in text")
         if segment.known is not None and not bool(segment.known.all()):
             raise ModelError(
                 "a video with unknown cells can only be the last segment of a prompt, the one to draw: known must be"

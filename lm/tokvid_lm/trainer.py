@@ -47,7 +47,7 @@ from tokvid.interruption import deferred_interrupt
 from tokvid.report.pictures import Picture
 from tokvid.training_log import TrainingLog, check_finite
 from tokvid.weights import check_weights
-from tokvid_lm.loss_parts import LossParts
+from tokvid_lm.loss_parts import LossParts, in_words
 from tokvid_lm.training_config import LMTrainingConfig
 
 FACTS_FILE = "run.json"
@@ -55,7 +55,6 @@ _SCRATCH = "checkpoint.tmp"
 _TRAINERS_ARGUMENTS = "training_args.bin"  # pickled, and read by nobody: the recipe is in FACTS_FILE
 _PLAIN = (".safetensors", ".json")
 _PARTS = ("nats", "count")
-_BITS = 1.0 / 0.6931471805599453
 
 
 class LMTrainer(Trainer):
@@ -63,7 +62,8 @@ class LMTrainer(Trainer):
 
     ``optimizer`` and ``schedule`` are those of the run, ``output`` is its folder. ``log`` is that of the main process,
     None in all others. ``validate(trainer)`` gives nats a label by what is drawn, and ``draw(autocast)`` a picture of
-    what the model draws, on the main process. ``facts`` goes into every checkpoint as :data:`FACTS_FILE`.
+    what the model draws, on the main process. Of a ``continuous`` model the losses of videos are no bits. ``facts``
+    goes into every checkpoint as :data:`FACTS_FILE`.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class LMTrainer(Trainer):
         facts: Mapping[str, Any],
         validate: Callable[[LMTrainer], dict[str, float]],
         draw: Callable[[torch.dtype | None], Picture | None] | None = None,
+        continuous: bool = False,
         **trainer: Any,
     ) -> None:
         self.run_config = config
@@ -86,6 +87,7 @@ class LMTrainer(Trainer):
         self.run_facts = facts
         self.validate = validate
         self.draw = draw
+        self.continuous = continuous
         self.interrupted: Callable[[], bool] = lambda: False
         self._parts: dict[str, Tensor] = {}
         self._loss = torch.zeros(())
@@ -189,7 +191,7 @@ class LMTrainer(Trainer):
     def take_parts(self) -> LossParts:
         """What the losses of all passes since the last call were made of, in all processes."""
         nats, count = (sum_over_processes(self._parts[name]).tolist() for name in ("nats", "count"))
-        parts = LossParts(nats, count)
+        parts = LossParts(nats, count, continuous=self.continuous)
         self._parts = {}
         return parts
 
@@ -314,7 +316,9 @@ class _Duties(TrainerCallback):
                 trainer.show_samples()
             except ModelError as error:
                 raise TrainingError(f"step {step}, on held-out clips: {error}; the last checkpoint is whole") from error
-            held_out = {f"held-out bits ({name})": nats * _BITS for name, nats in found.items()}
+            held_out = {
+                f"held-out {name}": value for name, value in in_words(found, continuous=trainer.continuous).items()
+            }
         if trainer.run_log is not None:
             trainer.run_log.step(
                 step,

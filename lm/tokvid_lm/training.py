@@ -45,12 +45,15 @@ from tokvid_lm.adapters import Adapters, trained_adapters
 from tokvid_lm.batch_plan import BatchPlan, Stage
 from tokvid_lm.building import build_lm
 from tokvid_lm.chat_documents import ChatDocuments, CodedDialogues, code_dialogues
-from tokvid_lm.code_clips import Progress, code_clips
+from tokvid_lm.code_clips import LatentClips, Progress, code_clips
 from tokvid_lm.code_source import CodeSource, ShardClips
 from tokvid_lm.collate import Collator
+from tokvid_lm.continuous import ADAM_NAMES as LATENT_ADAM_NAMES
+from tokvid_lm.continuous import LatentHead, is_continuous, new_latent_head
 from tokvid_lm.documents import Documents
 from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_losses
 from tokvid_lm.gathered import gathered
+from tokvid_lm.latent_documents import open_documents
 from tokvid_lm.lora import LoRAConfig, insert_adapters, merge_adapters
 from tokvid_lm.objectives.video_objective import VideoObjective
 from tokvid_lm.resuming import checkpoint_to_resume, read_facts, run_facts
@@ -70,6 +73,8 @@ from tokvid_tokenizers import VideoCodec, load_codec
 LM_FOLDER = "lm"
 ADAPTERS_FOLDER = "adapters"
 RECIPE_FILE = "recipe.json"
+_HEAD_PART = "latent_head"
+"""What the head of a continuous model is called in checkpoints."""
 _USES_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"  # the Trainer sets it in the environment
 
 
@@ -104,6 +109,7 @@ def train_lm(
     prepare(recipe.seed)
     deepspeed_settings(recipe)  # what is wrong there is said before clips are encoded
     codec = load_codec(recipe.codec) if codec is None else codec
+    check_codec(recipe, codec)
     if isinstance(recipe.data, ShardDataConfig):
         sources = [ShardClips(recipe.data.path, split, codec_id=codec.codec_id) for split in ("train", "held_out")]
         return train_on_codes(recipe, codec, *sources, resume=resume)
@@ -132,6 +138,8 @@ def _train_on_codes(
     check_output(output, resume=resume)
     dialogues = _dialogues(recipe, codec, "train")
     lm = build_lm(recipe, codec, (*clips.captions, *(() if dialogues is None else dialogues.texts())))
+    if isinstance(clips, LatentClips):
+        _give_latent_head(recipe, lm, clips)
     documents = _documents(recipe, lm, clips, dialogues)
     held_out_documents = _documents(recipe, lm, held_out, _dialogues(recipe, codec, "held_out"))
     positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
@@ -158,7 +166,10 @@ def _run(
     if is_main_process():
         write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
     lm.settings = _settings(recipe, clips)
-    adapters = _train(recipe, lm, documents, held_out_documents, facts | {"bf16": bf16}, checkpoint)
+    with _with_latent_head(lm) as latent_head:
+        adapters = _train(
+            recipe, lm, documents, held_out_documents, facts | {"bf16": bf16}, checkpoint, latent_head=latent_head
+        )
     lm.model.eval()
     autocast = torch.bfloat16 if bf16 else None
     losses = CodeLosses(
@@ -170,7 +181,7 @@ def _run(
             batch_size=recipe.training.batch_size,
             autocast=autocast,
         ),
-        unigram_entropy=found_by_the_first(lambda: unigram_entropy(clips)),
+        unigram_entropy=None if lm.is_continuous else found_by_the_first(lambda: unigram_entropy(clips)),
     )
     check_finite(recipe.training.steps, {f"held-out nats ({name})": nats for name, nats in losses.validation.items()})
     check_weights(recipe.training.steps, lm.model.state_dict())
@@ -181,6 +192,45 @@ def _run(
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # whoever returns finds the folder
     return TrainedLM(lm=lm, folder=output / LM_FOLDER, losses=losses, held_out=held_out)
+
+
+def check_codec(recipe: LMRecipe, codec: VideoCodec) -> None:
+    """Raise :class:`ConfigError` unless a head is asked for where ``codec`` has no codes, and there alone."""
+    if is_continuous(codec) and recipe.head is None:
+        raise ConfigError(
+            f"the codec {recipe.codec} has no codes: set head, {{width: 256}} say, with which its latents are drawn"
+        )
+    if not is_continuous(codec) and recipe.head is not None:
+        raise ConfigError(
+            f"head draws the latents of a continuous codec, and {recipe.codec} has codes: leave it out, or train a head"
+            " that refines them with a recipe of the task head"
+        )
+    if is_continuous(codec) and zero_stage(deepspeed_settings(recipe)) == 3:
+        raise ConfigError(
+            "ZeRO 3 cuts up a head that is no part of the saved model: use stage 2 with a continuous codec"
+        )
+
+
+def _give_latent_head(recipe: LMRecipe, lm: VideoLM, clips: LatentClips) -> None:
+    """What ``lm`` draws latents with, unless it has that."""
+    assert recipe.head is not None, "check_codec asks for it"
+    if lm.diffusion_head is None:
+        lm.diffusion_head = new_latent_head(lm.model, recipe.head, *clips.statistics(), seed=recipe.seed)
+    lm.refinement = recipe.refinement
+
+
+@contextmanager
+def _with_latent_head(lm: VideoLM) -> Iterator[LatentHead | None]:
+    """Inside, the head of a continuous model is a part of its language model, and trained and kept with it."""
+    head = lm.diffusion_head
+    if not isinstance(head, LatentHead):
+        yield None
+        return
+    lm.model.add_module(_HEAD_PART, head)
+    try:
+        yield head
+    finally:
+        delattr(lm.model, _HEAD_PART)
 
 
 def check_curriculum(config: LMTrainingConfig, latent_frames: int) -> None:
@@ -201,7 +251,7 @@ def _dialogues(recipe: LMRecipe, codec: VideoCodec, split: Split) -> CodedDialog
 
 def _documents(recipe: LMRecipe, lm: VideoLM, clips: CodeSource, dialogues: CodedDialogues | None) -> Documents:
     config, passes = recipe.training, _passes(recipe)
-    return Documents(
+    return open_documents(
         lm.processor,
         clips,
         mixture=config.mixture,
@@ -236,6 +286,8 @@ def _train(
     held_out_documents: Documents,
     facts: dict[str, Any],
     checkpoint: Path | None,
+    *,
+    latent_head: LatentHead | None,
 ) -> Adapters | None:
     """Train; the adapters, which are merged, too."""
     config, held_out = recipe.training, held_out_documents.clips
@@ -252,7 +304,7 @@ def _train(
     optimizer = build_optimizer(
         config.optimizer,
         lm.model,
-        adam_names=tables,
+        adam_names=[*tables, *(() if latent_head is None else LATENT_ADAM_NAMES)],
         undecayed=() if lora is None else tables,
         undecayed_rate=1.0 if lora is None else lora.rows_rate,
     )
@@ -261,6 +313,7 @@ def _train(
         lm.vocabulary,
         config.loss,
         mode_weights={entry.mode: entry.weight for entry in config.mixture if entry.draws_video},
+        latent_head=latent_head,
     )
     start = 0 if checkpoint is None else int(checkpoint.name.removeprefix("step-"))
     log = (
@@ -294,6 +347,7 @@ def _train(
                 batch_size=config.batch_size,
                 autocast=trainer.autocast_dtype,
             ),
+            continuous=latent_head is not None,
             draw=(lambda autocast: sample_sheet(lm, held_out, config.samples, autocast=autocast)) if draws else None,
         )
         with nullcontext() if log is None else log:

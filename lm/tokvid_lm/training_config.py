@@ -8,7 +8,9 @@ from typing import Literal
 from tokvid.config_checks import at_least, is_share, less_than, positive
 from tokvid.data.clips import DataConfig, SpriteDataConfig
 from tokvid.data.dialogues import DialogueDataConfig
+from tokvid.diffusion_head import HeadConfig
 from tokvid.errors import ConfigError
+from tokvid.flow import Refinement
 from tokvid.optimizer import AdamWConfig, OptimizerConfig
 from tokvid.runtime import Precision
 from tokvid_lm.lora import LoRAConfig
@@ -209,7 +211,8 @@ class LMRecipe:
     What is learned of a clip is its caption and its codes, so ``data`` must suit the codec's strides. ``template``,
     ``layout`` and ``positions`` say how codes stand in a document, ``factors`` into which digits a large codebook is
     split, and ``num_actions`` how many different actions clips have (0: none). ``dialogues`` are what the shares of the
-    objective ``chat`` are about.
+    objective ``chat`` are about. With a continuous codec ``head`` is what latents are drawn with, and ``refinement``
+    how; the mixture has then the objectives ``frame``, from text alone, and ``text``.
     """
 
     task: Literal["lm"] = "lm"
@@ -224,6 +227,8 @@ class LMRecipe:
     factors: tuple[int, ...] = ()
     num_actions: int = 0
     dialogues: DialogueDataConfig | None = None
+    head: HeadConfig | None = None
+    refinement: Refinement = field(default_factory=Refinement)
     training: LMTrainingConfig = field(default_factory=LMTrainingConfig)
     evaluation: LMEvaluationConfig = field(default_factory=LMEvaluationConfig)
 
@@ -241,6 +246,8 @@ class LMRecipe:
                 else "dialogues are given, but training.mixture has no share of the objective chat: add one, or leave"
                 " dialogues out"
             )
+        if self.head is not None:
+            self._check_continuous()
         adapted = isinstance(self.model, PretrainedModelConfig) and self.model.lora is not None
         if adapted and not isinstance(self.training.optimizer, AdamWConfig):
             raise ConfigError(
@@ -268,6 +275,21 @@ class LMRecipe:
                 raise ConfigError(
                     f"evaluation.sampling has the mode {sampling.mode}, which training.mixture leaves out"
                 )
+
+    def _check_continuous(self) -> None:
+        """Raise :class:`ConfigError` for what a model of latents does not do."""
+        for entry in self.training.mixture:
+            if entry.objective not in ("frame", "text") or entry.task != "text_to_video":
+                raise ConfigError(
+                    f"training.mixture has the objective {entry.objective} ({entry.task}), but with a head latents are"
+                    " drawn frame by frame from text: use {objective: frame}, and {objective: text} beside it"
+                )
+        lora = isinstance(self.model, PretrainedModelConfig) and self.model.lora is not None
+        wrong = {"num_actions": self.num_actions, "factors": self.factors, "model.lora": lora}
+        wrong |= {"training.loss.sliced: false": not self.training.loss.sliced}
+        for name, value in wrong.items():
+            if value:
+                raise ConfigError(f"{name} is not for models that draw latents with a head: leave it out")
 
     @property
     def chats(self) -> bool:

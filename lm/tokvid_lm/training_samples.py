@@ -12,6 +12,7 @@ from tokvid.data.clip_source import spread
 from tokvid.frames import to_pictures
 from tokvid.report.pictures import Picture, Pictures, contact_sheet, side_by_side
 from tokvid.runtime import evaluation_mode
+from tokvid_lm.code_clips import LatentClips
 from tokvid_lm.code_source import CodeSource
 from tokvid_lm.mask_spec import BLOCKS
 from tokvid_lm.segments import TextSegment, VideoSegment
@@ -30,7 +31,7 @@ def sample_sheet(lm: VideoLM, clips: CodeSource, count: int, *, autocast: torch.
 
 
 def _pair(lm: VideoLM, clips: CodeSource, number: int, autocast: torch.dtype | None) -> Pictures:
-    grid, codes, num_frames = clips.grid_of(number), clips.codes_of(number)[None], clips.num_frames_of(number)
+    grid, num_frames = clips.grid_of(number), clips.num_frames_of(number)
     answers = lm.generate(
         [TextSegment(clips.captions[number])],
         num_frames=num_frames,
@@ -43,9 +44,12 @@ def _pair(lm: VideoLM, clips: CodeSource, number: int, autocast: torch.dtype | N
     )
     (drawn,) = (answer.frames for answer in answers if isinstance(answer, VideoSegment))
     assert drawn is not None
-    codec = lm.codec
+    device = next(lm.codec.parameters()).device
     with torch.inference_mode():
-        original = codec.decode(codes.to(next(codec.parameters()).device), num_frames)
+        if isinstance(clips, LatentClips):
+            original = lm.codec.decode_latents(clips.latents[number][None].to(device), num_frames).clamp(-1.0, 1.0)
+        else:
+            original = lm.codec.decode(clips.codes_of(number)[None].to(device), num_frames)
     return side_by_side(*(to_pictures(frames)[0] for frames in (original.cpu(), drawn)))
 
 

@@ -28,11 +28,13 @@ from tokvid.hub import HubOptions, PushOptions, local_folder, push_folder
 from tokvid.hub_card import Run
 from tokvid.runtime import check_compiles
 from tokvid_lm.adapters import Adapters, base_of, load_adapted
+from tokvid_lm.continuous import LatentHead, codebooks_of, is_continuous
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.extend import extend
 from tokvid_lm.generation import Prompts, Request, as_batch, check_unused, draw_codes, draw_text, split_request
 from tokvid_lm.head import plain_head
 from tokvid_lm.hybrid import HEAD, check_head, head_of, refined_frames
+from tokvid_lm.latent_generation import draw_latent_clips
 from tokvid_lm.layout import build_layout
 from tokvid_lm.loading import load_causal_lm, load_saved_tokenizer, mark_model_type
 from tokvid_lm.positions import PositionKind, PositionScheme
@@ -77,10 +79,11 @@ class VideoLM:
     ) -> None:
         """``settings`` are what :meth:`generate` goes by unless told otherwise, and what was trained; they are
         saved."""
-        if (codec.codebook_size, codec.num_codebooks) != (vocabulary.codebook_size, vocabulary.num_codebooks):
+        codebook_size, num_codebooks = codebooks_of(codec)
+        if (codebook_size, num_codebooks) != (vocabulary.codebook_size, vocabulary.num_codebooks):
             raise ModelError(
                 f"the vocabulary holds {vocabulary.num_codebooks} codebooks of {vocabulary.codebook_size},"
-                f" the codec {codec.num_codebooks} of {codec.codebook_size}"
+                f" the codec {num_codebooks} of {codebook_size}"
             )
         rows = model.get_input_embeddings().num_embeddings
         if rows != vocabulary.total_size:
@@ -97,13 +100,19 @@ class VideoLM:
         self.positions.install(model)
         self.processor = VideoProcessor(tokenizer, codec, vocabulary, self.template, self.layout)
         self.diffusion_head: DiffusionHead | None = None
-        """What :meth:`generate` refines frames with when ``hybrid`` is asked for; ``refinement`` says how."""
+        """What :meth:`generate` refines frames with when ``hybrid`` is asked for; ``refinement`` says how. Of a
+        continuous model the :class:`~tokvid_lm.continuous.LatentHead` that all its videos are drawn with."""
         self.refinement = Refinement()
 
     @cached_property
     def head(self) -> nn.Linear | None:
         """The output head, where it alone makes the logits."""
         return plain_head(self.model)
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether its videos are latents and not codes."""
+        return is_continuous(self.codec)
 
     @property
     def pad_id(self) -> int:
@@ -177,10 +186,12 @@ class VideoLM:
             positions=facts["positions"],
             settings=settings,
         )
-        found = load_head(folder, HEAD, what="diffusion head")
+        found = load_head(folder, HEAD, what="diffusion head", kind=LatentHead if lm.is_continuous else DiffusionHead)
         if found is not None:
             lm.diffusion_head, lm.refinement, _ = found
             check_head(lm, lm.diffusion_head)
+        elif lm.is_continuous:
+            raise CheckpointError(f"{folder} lacks {HEAD}.json, and a continuous model draws with it: save it again")
         return lm
 
     def save_pretrained(self, folder: str | Path, *, adapters: Adapters | None = None) -> None:
@@ -321,6 +332,10 @@ class VideoLM:
             )
         if hybrid:
             head_of(self)  # before codes are drawn
+        if self.is_continuous:
+            unused: dict[str, object] = {"top_k": sampling.top_k, "top_p": sampling.top_p, "actions": actions}
+            unused |= {"hybrid": hybrid or None, "compiled": compiled or None}
+            check_unused(unused, "by a continuous model")
         requests = [split_request(segments, self) for segments in batch]
         if actions is not None:
             requests = [replace(each, given=replace(each.given, actions=actions)) for each in requests]
@@ -328,6 +343,18 @@ class VideoLM:
         if compiled:
             check_compiles(self.model.device, "leave compiled out")
         fps = self.settings.fps if fps is None else fps
+        if self.is_continuous:
+            return draw_latent_clips(
+                self,
+                [request for request in requests for _ in range(num_return_sequences)],
+                sampling,
+                grid,
+                num_frames,
+                fps=fps,
+                batch_size=batch_size,
+                way=way,
+                progress=progress,
+            )
         codes = draw_codes(
             self,
             requests,
@@ -378,6 +405,8 @@ class VideoLM:
         With a ``rollout`` the video may be longer than the model's context; at most a chunk of it is held. It then
         has noise of its own in every chunk; without one it is the video that :meth:`generate` draws.
         """
+        if self.is_continuous:
+            raise ModelError("a continuous model gives whole videos: use generate")
         settings = self.sampling_for(mode).override(seed=seed, **sampling)
         requests = [split_request(prompt, self)]
         grid, num_frames = self.size_of(requests, num_frames, height, width)

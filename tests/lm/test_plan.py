@@ -319,8 +319,15 @@ def recipes_of(task: str) -> dict[str, dict[str, Any]]:
     return {name: data for name, data in found.items() if data["task"] == task}
 
 
+def test_a_model_of_latents_is_not_planned_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    from tokvid.cli.main import main
+
+    assert main(["plan", "lm/sprites-continuous-tiny", "--codec=codec/sprites-kl"]) == 2
+    assert "draws latents with a head is not planned yet" in capsys.readouterr().err
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", recipes_of("lm"))
+@pytest.mark.parametrize("name", [name for name, data in recipes_of("lm").items() if "head" not in data])
 def test_every_recipe_is_planned_before_there_is_anything(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,13 +80,15 @@ def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
     from tokvid_lm.building import build_lm
     from tokvid_lm.training import train_lm
     from tokvid_lm.training_config import LMRecipe, PretrainedModelConfig, ShardDataConfig, TrainedModelConfig
-    from tokvid_tokenizers import load_codec
+    from tokvid_tokenizers import VideoCodec, load_codec
+    from tokvid_tokenizers.quantizers import KLConfig
 
     recipe = from_mapping(LMRecipe, data)
     model = recipe.model
     from_hub = isinstance(model, PretrainedModelConfig) and not Path(model.name).exists()
     stands_in = from_hub or isinstance(model, TrainedModelConfig)  # of that the codec is another one
     codec = load_codec(_STAND_IN_CODEC)
+    learned = codec if recipe.head is None else VideoCodec(replace(codec.config, quantizer=KLConfig(dim=4)))
     training = {**data.get("training", {}), **_short(), "curriculum": []}
     clips = _clips(2 * codec.spatial_stride, 1 + codec.temporal_stride)
     changed: dict[str, Any] = {
@@ -117,7 +120,7 @@ def _lm(data: Mapping[str, Any]) -> dict[str, Any]:
             changed["model"] = {**data["model"], "name": name, **longer}
         tiny = from_mapping(LMRecipe, {**data, **changed, "output": str(Path(folder, "run"))})
         assert not isinstance(tiny.data, ShardDataConfig)
-        lm = train_lm(tiny, *load_splits(tiny.data), codec=codec).lm
+        lm = train_lm(tiny, *load_splits(tiny.data), codec=learned).lm
     count = sum(parameter.numel() for parameter in lm.model.parameters())
     return {"parameters_of_the_stand_in" if stands_in else "parameters": count}
 

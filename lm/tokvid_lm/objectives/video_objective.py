@@ -1,7 +1,8 @@
 """The loss of a batch of documents, whatever their modes: every label is asked of its hidden state, over its columns.
 
-A code competes with the codes of its slot, text with text and special ids. Masks and positions come with the batch;
-where the labels stand is the business of :mod:`tokvid_lm.document`. This knows no schedule and no Trainer.
+A code competes with the codes of its slot, text with text and special ids; a latent is asked of a diffusion head. Masks
+and positions come with the batch; where the labels stand is the business of :mod:`tokvid_lm.document`. This knows no
+schedule and no Trainer.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tokvid.config_checks import at_least, finite, is_share
+from tokvid.errors import ModelError
+from tokvid_lm.continuous import LatentHead
 from tokvid_lm.document import IGNORED, TEXT
 from tokvid_lm.head import plain_head
 from tokvid_lm.mask_spec import MaskSpec, mask_for
@@ -53,7 +56,8 @@ class VideoObjective:
 
     ``mode_weights`` (default 1 each) is what a code counts by the mode of its video. ``max_frames`` is how many
     latent frames the log tells apart; later ones count with the last. A model whose logits are more than its head
-    (soft capping, say) is asked for all its logits instead.
+    (soft capping, say) is asked for all its logits instead. With a ``latent_head`` videos are latents: a label of one
+    is asked of this head, and what counts as its nats is the squared error of the velocity.
     """
 
     def __init__(
@@ -64,11 +68,18 @@ class VideoObjective:
         *,
         mode_weights: dict[Mode, float] | None = None,
         max_frames: int = 32,
+        latent_head: LatentHead | None = None,
     ) -> None:
         self.model = model
+        self.latent_head = latent_head
         self.loss = loss or LossConfig()
         self.max_frames = max_frames
         self.head = plain_head(model)
+        if latent_head is not None and self.head is None:
+            raise ModelError(
+                f"{type(model).__name__} makes its logits otherwise than by a linear head, and latents are drawn from"
+                " the hidden states before one: take another language model"
+            )
         weights = {mode: (mode_weights or {}).get(mode, 1.0) for mode in MODES}
         self._mode_weights = torch.tensor([weights[mode] for mode in MODES])
         starts = [vocabulary.slot_range(slot).start for slot in range(vocabulary.slots)]
@@ -89,14 +100,15 @@ class VideoObjective:
         order: Tensor,
         block: Tensor,
         ghost: Tensor,
+        latents: Tensor | None = None,
         num_items: Tensor | int | None = None,
     ) -> dict[str, Tensor]:
         """``loss``: the weighted sum over labels by ``num_items`` (default: their number in this batch).
 
-        All int64 ``[B,S]`` but ``position_ids`` (``[B,S]`` or ``[3,B,S]``) and ``ghost`` (bool): the columns of
-        :class:`~tokvid_lm.document.Document`, packed. Also ``nats`` and ``count``, float64 ``[1 +
-        modes*max_frames]``: the plain cross-entropies and their number, of text and then of codes by mode and latent
-        frame; each digit of a code is a part of one.
+        All int64 ``[B,S]`` but ``position_ids`` (``[B,S]`` or ``[3,B,S]``), ``ghost`` (bool) and ``latents``
+        ``[B,S,C]``: the columns of :class:`~tokvid_lm.document.Document`, packed. Also ``nats`` and ``count``, float64
+        ``[1 + modes*max_frames]``: the plain cross-entropies and their number, of text and then of codes by mode and
+        latent frame; each digit of a code is a part of one.
         """
         scored = (labels != IGNORED).flatten().nonzero().squeeze(1)
         targets = labels.flatten()[scored]
@@ -104,8 +116,9 @@ class VideoObjective:
         number = torch.as_tensor(len(targets) if num_items is None else num_items, device=targets.device)
         weights = self._weights(frames, modes) / number.clamp_min(1)
         spec = MaskSpec(document=document, order=order, block=block, ghost=ghost)
-        inputs = {"input_ids": input_ids, "use_cache": False, **mask_for(self.model, spec, position_ids)}
-        loss, nats = self._losses(inputs, scored, targets, weights, modes)
+        inputs = {**self._read(input_ids, latents), "use_cache": False, **mask_for(self.model, spec, position_ids)}
+        drawn = None if latents is None else latents.flatten(0, 1)[scored]
+        loss, nats = self._losses(inputs, scored, targets, weights, modes, drawn)
         bins = torch.where(frames == TEXT, 0, 1 + modes * self.max_frames + frames.clamp(max=self.max_frames - 1))
         size = 1 + len(MODES) * self.max_frames
         return {
@@ -113,6 +126,14 @@ class VideoObjective:
             "nats": torch.bincount(bins, nats.double(), minlength=size),
             "count": torch.bincount(bins, minlength=size).double() / self._divisor(size),
         }
+
+    def _read(self, input_ids: Tensor, latents: Tensor | None) -> dict[str, Tensor]:
+        """What the model reads."""
+        if self.latent_head is None:
+            return {"input_ids": input_ids}
+        assert latents is not None, "a batch of a continuous model has latents"
+        embeddings = self.model.get_input_embeddings()(input_ids)
+        return {"inputs_embeds": self.latent_head.read(embeddings, latents, input_ids == self._code_offset)}
 
     def _divisor(self, size: int) -> Tensor:
         """What the number of labels of each kind is divided by: a text id counts, and a digit as a part of a code."""
@@ -126,9 +147,15 @@ class VideoObjective:
         return torch.where(frames == TEXT, self.loss.text_weight, codes)
 
     def _losses(
-        self, inputs: dict[str, Any], scored: Tensor, targets: Tensor, weights: Tensor, modes: Tensor
+        self,
+        inputs: dict[str, Any],
+        scored: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        modes: Tensor,
+        latents: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """The loss, and the plain cross-entropies ``[n]``."""
+        """The loss, and the plain cross-entropies (of latents the squared errors) ``[n]``."""
         if self.head is None:
             logits = self._logits_of(**inputs).logits.flatten(0, 1).index_select(0, scored).float()
             return self._plain_losses(logits, targets, weights, modes)
@@ -137,6 +164,11 @@ class VideoObjective:
         loss = hidden.new_zeros((), dtype=torch.float32) + 0.0 * hidden[:0].sum()
         for part, columns, smoothing in self._parts(targets, modes):
             rows = hidden.index_select(0, scored[part])
+            if self.latent_head is not None and latents is not None and columns[0] >= self._code_offset:
+                errors = self.latent_head.token_losses(latents[part], rows)
+                loss = loss + (errors * weights[part]).sum()
+                nats[part] = errors.detach()
+                continue
             part_loss, part_nats = head_cross_entropy(
                 rows,
                 self.head,

@@ -81,6 +81,7 @@ class Runner:
         way: Way = PLAIN,
     ) -> None:
         self._body: nn.Module = model if head is None else model.base_model
+        self._embed = model.get_input_embeddings()
         self._head = head
         self._positions = positions
         accepted = inspect.signature(model.forward).parameters
@@ -122,7 +123,7 @@ class Runner:
 
     def feed(self, ids: Tensor, place_ids: Tensor, *, block: bool = False, keep: bool = True) -> Tensor:
         """Feed ``ids`` ``[rows,n]``, at most as many in all as there is room for; features ``[rows,n,...]`` for
-        :meth:`logits`.
+        :meth:`logits`. In place of ids may be what the model reads, embeddings ``[rows,n,H]``.
 
         They see all before them and, as a ``block``, one another, else those of them that come before. With ``keep``
         off they are forgotten again.
@@ -189,7 +190,7 @@ class Runner:
         arguments: dict[str, Any] = {"position_ids": places} if self._takes_positions else {}
         with self._cache.written_at(torch.arange(start, end, device=ids.device), end if keep else start):
             arguments |= {"attention_mask": self._mask_argument(whole, start), self._cache_name: self._cache}
-            output = self._step(input_ids=ids, use_cache=True, **arguments)
+            output = self._step(use_cache=True, **_read(ids), **arguments)
         self._seen = end if keep else start
         return self._features(output)
 
@@ -197,6 +198,8 @@ class Runner:
         """Without a cache: all that was kept, with the mask that each piece had, and the new piece."""
         if self._history is not None:
             old_ids, old_places, old_mask = self._history
+            if ids.ndim > old_ids.ndim:
+                old_ids = self._embed(old_ids)
             wide = torch.nn.functional.pad(old_mask, (0, ids.shape[1]))
             ids, places = torch.cat([old_ids, ids], dim=1), torch.cat([old_places, places], dim=-1)
             mask = torch.cat([wide, mask], dim=1)
@@ -209,9 +212,8 @@ class Runner:
 
     def _forward(self, ids: Tensor, places: Tensor, mask: Tensor, cache: dict[str, Any]) -> Tensor:
         arguments: dict[str, Any] = {"position_ids": places} if self._takes_positions else {}
-        output = self._body(
-            input_ids=ids, attention_mask=self._mask_argument(mask, mask.shape[2] - mask.shape[1]), **arguments, **cache
-        )
+        attention_mask = self._mask_argument(mask, mask.shape[2] - mask.shape[1])
+        output = self._body(**_read(ids), attention_mask=attention_mask, **arguments, **cache)
         return self._features(output)
 
     def _features(self, output: Any) -> Tensor:
@@ -240,6 +242,11 @@ class Runner:
             return wide
         nothing = torch.finfo(self._dtype).min
         return torch.zeros_like(wide, dtype=self._dtype).masked_fill_(~wide, nothing)
+
+
+def _read(ids: Tensor) -> dict[str, Tensor]:
+    """Ids or embeddings, by the name that a model knows them by."""
+    return {"inputs_embeds" if ids.is_floating_point() else "input_ids": ids}
 
 
 def _left_padded(prompts: Sequence[Document], positions: PositionScheme) -> tuple[Tensor, Tensor]:
