@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from tokvid.config_checks import at_least, finite, positive
 from tokvid.errors import ConfigError, ShapeError
 
+FROM_AND_TO_LATENTS = ("latent_in", "condition_in", "time_in", "latent_out")
+"""Parts of the names of what Muon leaves to Adam: maps from and to latents, conditions and times."""
 _WAVES = 256
 """Sines and cosines that a time is told in."""
 
@@ -132,9 +134,7 @@ class DiffusionHead(nn.Module):
         return self._errors(latents, conditions, mask, noise, times).mean()
 
     def token_losses(self, latents: Tensor, conditions: Tensor) -> Tensor:
-        """The same of each token alone, ``[N]``; of none of them nothing."""
-        if not len(latents):
-            return conditions.new_zeros(0, dtype=torch.float32) + 0.0 * conditions.sum()
+        """The same of each token alone, ``[N]``."""
         return self._errors(latents, conditions, None, None, None).mean((0, 2))
 
     def _errors(

@@ -32,7 +32,7 @@ from tokvid.checkpoint import (
 from tokvid.config import to_mapping
 from tokvid.config_checks import at_least, less_than, positive
 from tokvid.data.clips import ClipArray
-from tokvid.diffusion_head import DiffusionHead, DiffusionHeadConfig, HeadConfig
+from tokvid.diffusion_head import FROM_AND_TO_LATENTS, DiffusionHead, DiffusionHeadConfig, HeadConfig
 from tokvid.errors import ConfigError, DataError
 from tokvid.interruption import deferred_interrupt
 from tokvid.optimizer import (
@@ -52,8 +52,6 @@ RECIPE_FILE = "recipe.json"
 _COUNTED = 256
 """Clips that the statistics of what is drawn are taken from."""
 _WORDS = {"clips": "the clips", "model": "the models", "codec": "the codecs"}
-# What Muon leaves to Adam: maps from and to latents, conditions and times.
-_ADAM_NAMES = ("latent_in", "condition_in", "time_in", "latent_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +133,7 @@ class FlowTrainer:
             **to_mapping(self.recipe.head),
         )
         self.head = DiffusionHead(config).to(self.device)
-        self.optimizer = build_optimizer(self.config.optimizer, self.head, adam_names=_ADAM_NAMES)
+        self.optimizer = build_optimizer(self.config.optimizer, self.head, adam_names=FROM_AND_TO_LATENTS)
 
     def run(self, *, resume: bool, keep: Callable[[DiffusionHead], None]) -> None:
         """Train to the last step, after which a checkpoint is due, too, and then ``keep`` the head."""

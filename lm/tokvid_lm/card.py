@@ -47,14 +47,15 @@ def lm_card(
         facts["clips"] = f"{settings.num_frames} frames of {settings.height}x{settings.width}{rate}"
     if lm.diffusion_head is not None:
         count = sum(parameter.numel() for parameter in lm.diffusion_head.parameters())
-        facts["diffusion head"] = f"{count / 1e6:.2f} M parameters, for `generate(..., hybrid=True)`"
+        purpose = "which draws the latents" if lm.is_continuous else "for `generate(..., hybrid=True)`"
+        facts["diffusion head"] = f"{count / 1e6:.2f} M parameters, {purpose}"
     known = settings.num_frames and settings.height and settings.width
     limits = ["It draws what is like the clips that it was trained on, of the size named above."]
     if lm.positions.kind != "1d":
         limits.append("Plain transformers does not load it: its positions are not one number a token.")
     card = Card(
         title=name.partition("/")[2] or name,
-        summary="A language model that draws video as tokens, by tokvid. "
+        summary=f"A language model that draws video as {'latents' if lm.is_continuous else 'tokens'}, by tokvid. "
         + (_PLAIN if base is None else _ADAPTERS.format(name=name, base=base, rows=lm.vocabulary.total_size)),
         facts=facts,
         use=_USE.format(name=name, size="" if known else ", num_frames=17, height=128, width=128"),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tokvid.data.clip import Clip
+from tokvid.data.clip_source import spread
 from tokvid.data.clips import ClipArray, ClipSource
 from tokvid.errors import DataError, ShapeError
 from tokvid.frames import to_model
@@ -111,11 +112,13 @@ class LatentClips(CodedClips):
     latents: Tensor
 
     def digest(self) -> str:
-        return hashlib.sha256(super().digest().encode() + self.latents.numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256(super().digest().encode())
+        digest.update(self.latents.contiguous().numpy().data)
+        return digest.hexdigest()
 
     def statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and deviation of each channel, of at most :data:`_COUNTED` clips."""
-        some = self.latents[:_COUNTED].double().transpose(0, 1).flatten(1)
+        """Mean and deviation of each channel, of clips spread over all of them."""
+        some = self.latents[list(spread(len(self), _COUNTED))].double().transpose(0, 1).flatten(1)
         return some.mean(1).tolist(), some.std(1).tolist()
 
 

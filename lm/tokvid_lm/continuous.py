@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokvid.config import to_mapping
-from tokvid.diffusion_head import DiffusionHead, DiffusionHeadConfig, HeadConfig
+from tokvid.diffusion_head import FROM_AND_TO_LATENTS, DiffusionHead, DiffusionHeadConfig, HeadConfig
 from tokvid_lm.head import hidden_size
 from tokvid_tokenizers import VideoCodec
 
-ADAM_NAMES = ("latent_embed", "latent_in", "condition_in", "time_in", "latent_out")
-"""Parts of the names of what Muon leaves to Adam: maps from and to latents, conditions and times."""
+ADAM_NAMES = ("latent_embed", *FROM_AND_TO_LATENTS)
+"""Parts of the names of what Muon leaves to Adam."""
 
 
 def codebooks_of(codec: VideoCodec) -> tuple[int, int]:

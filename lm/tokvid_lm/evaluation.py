@@ -26,7 +26,6 @@ from tokvid_lm.batch_plan import Batch
 from tokvid_lm.chat_documents import ChatDocuments
 from tokvid_lm.code_source import CodeSource
 from tokvid_lm.collate import Collator
-from tokvid_lm.continuous import LatentHead
 from tokvid_lm.documents import Documents
 from tokvid_lm.latent_documents import open_documents
 from tokvid_lm.mixture import MixtureConfig
@@ -63,7 +62,9 @@ class CodeLosses:
     def figures(self) -> dict[str, Any]:
         """For ``metrics.json``."""
         if self.unigram_entropy is None:
-            return {f"validation_{'flow' if name in MODES else 'nats'}": nats for name, nats in self.validation.items()}
+            flow = {name: loss for name, loss in self.validation.items() if name in MODES}
+            nats = {name: loss for name, loss in self.validation.items() if name not in MODES}
+            return {"validation_flow": flow} | ({"validation_nats": nats} if nats else {})
         figures: dict[str, Any] = {
             "validation_nats": dict(self.validation),
             "unigram_nats_per_code": self.unigram_entropy,
@@ -92,8 +93,7 @@ def validation_losses(
     ``answer`` is what answers a batch with its loss: in training the model itself, whose forward is the objective.
     """
     if answer is None:
-        head = lm.diffusion_head if isinstance(lm.diffusion_head, LatentHead) else None
-        answer = VideoObjective(lm.model, lm.vocabulary, latent_head=head)
+        answer = VideoObjective(lm.model, lm.vocabulary, latent_head=lm.latent_head)
     found: dict[str, float] = {}
     for entry in mixture:
         if entry.objective in found or entry.file:
@@ -126,7 +126,7 @@ def _mean_nats(
     collator = Collator(documents, pad_id=lm.pad_id, positions=lm.positions)
     nats, labels = 0.0, 0.0
     kinds = slice(0, 1) if text_alone else slice(None)
-    with evaluation_mode(lm.model), torch.random.fork_rng():
+    with evaluation_mode(lm.model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)  # a diffusion head draws noise, the same each time
         for start in range(0, count, batch_size):
             numbers = range(start, min(start + batch_size, count))

@@ -63,9 +63,10 @@ def evaluate_lm(
 
     Clips are drawn from their captions in each of ``modes`` (all that it knows); the first ``completed`` clips are
     completed. Bits are of a code, given its caption; ``unigram`` is what guessing by how common each code is in these
-    clips costs. ``diversity`` is how far two clips drawn from one caption are apart, in levels of 255 a pixel;
-    ``seconds_alone`` of one clip at batch 1. ``progress(done, total)`` follows each stage. Raises
-    :class:`ModelError` for clips without captions, or of another size.
+    clips costs. Of a continuous model squared errors of the velocity stand in their place, as ``flow``. ``diversity``
+    is how far two clips drawn from one caption are apart, in levels of 255 a pixel; ``seconds_alone`` of one clip at
+    batch 1. ``progress(done, total)`` follows each stage. Raises :class:`ModelError` for clips without captions, or of
+    another size.
     """
     _check(lm, clips)
     known = tuple(sampling.mode for sampling in lm.settings.sampling)
@@ -75,7 +76,8 @@ def evaluate_lm(
     report = progress or (lambda done, total: None)
     left_out: dict[str, str] = {}
     coded = code_clips(lm.codec, clips, progress=report)
-    figures: dict[str, Any] = {"clips": len(clips), "bits": _bits(lm, coded, modes, batch_size, report)}
+    word = "flow" if lm.is_continuous else "bits"
+    figures: dict[str, Any] = {"clips": len(clips), word: _losses(lm, coded, modes, batch_size, report)}
     drawn: dict[str, DrawnClips] = {}
     figures["drawn"] = {}
     for mode in modes:
@@ -148,18 +150,19 @@ def _check(lm: VideoLM, clips: ClipArray) -> None:
         )
 
 
-def _bits(
+def _losses(
     lm: VideoLM, coded: CodedClips, modes: tuple[str, ...], batch_size: int, report: Progress
 ) -> dict[str, float]:
-    """Of a code by each mode, of a caption's id, and of guessing a code."""
+    """Bits of a code by each mode, of a caption's id, and of guessing a code; or squared errors of latents."""
     objectives = [*modes, *(("caption",) if lm.settings.captions else ())]
-    bits = {"unigram": unigram_entropy(coded) / np.log(2)}
+    unit = 1.0 if lm.is_continuous else 1.0 / math.log(2)
+    losses = {} if lm.is_continuous else {"unigram": unigram_entropy(coded) * unit}
     for number, name in enumerate(objectives):
         mixture = (MixtureConfig(objective=name),)
         for part, nats in validation_losses(lm, coded, mixture, batch_size=batch_size).items():
-            bits[part] = nats / float(np.log(2))
+            losses[part] = nats * unit
         report(number + 1, len(objectives))
-    return bits
+    return losses
 
 
 def _drawn_figures(
@@ -201,6 +204,9 @@ def _complete(
 ) -> list[Completion]:
     """Every task in every mode that sees what is given: by next-token and frame by frame only what comes before."""
     found: list[Completion] = []
+    if lm.is_continuous:
+        left_out["completions"] = "a continuous model draws from text alone"
+        return found
     latent_frames = lm.codec.grid_for(*clips.frames.shape[1:4]).t
     for task in COMPLETIONS:
         if latent_frames < (3 if task == "interpolation" else 2) and task != "inpainting":

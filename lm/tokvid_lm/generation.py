@@ -88,6 +88,8 @@ def split_request(segments: Sequence[Segment], lm: VideoLM) -> Request:
     """A prompt whose last segment is a video with unknown cells asks for that video; any other for a new one."""
     last = segments[-1] if segments else None
     if isinstance(last, VideoSegment) and last.known is not None and not bool(last.known.all()):
+        if lm.is_continuous:
+            raise ModelError("a continuous model draws videos from text alone: give no known cells")
         codes = lm.processor.codes_of(last)
         if last.known.shape != codes.shape[2:]:
             raise ShapeError(

@@ -37,15 +37,10 @@ def draw_latent_clips(
     way: Way,
     progress: Callable[[int, int], None] | None,
 ) -> list[VideoSegment]:
-    """A video of ``num_frames`` a request, with frames and no codes.
-
-    Raises :class:`ModelError` for a request that gives some cells.
-    """
-    head = lm.diffusion_head
-    if not isinstance(head, LatentHead):
+    """A video of ``num_frames`` a request, with frames and no codes."""
+    head = lm.latent_head
+    if head is None:
         raise ModelError("this continuous model has no diffusion head yet: train it")
-    if any(request.given.known is not None for request in requests):
-        raise ModelError("a continuous model draws videos from text alone: give no known cells")
     answers: list[VideoSegment] = []
     for start in range(0, len(requests), batch_size):
         chunk = requests[start : start + batch_size]

@@ -24,7 +24,9 @@ def model_id(lm: VideoLM) -> str:
     It tells trained models apart; it does not prove that no value was changed.
     """
     digest = hashlib.sha256(json.dumps(lm.vocabulary.to_mapping(), sort_keys=True).encode())
-    for name, tensor in sorted(lm.model.state_dict().items()):
+    # A head that refines codes changes no code, one that draws latents makes the video.
+    tensors = {**lm.model.state_dict(), **({} if lm.latent_head is None else lm.latent_head.state_dict())}
+    for name, tensor in sorted(tensors.items()):
         flat = tensor.detach().flatten()
         places = torch.linspace(0, max(0, len(flat) - 1), min(len(flat), _SAMPLED)).long()
         values = flat[places.to(flat.device)].float().cpu().numpy()

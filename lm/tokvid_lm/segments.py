@@ -29,7 +29,7 @@ class TextSegment:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class VideoSegment:
-    """One clip, as frames, as codes, or as both (a generated clip has both).
+    """One clip, as frames, as codes, or as both (a generated clip has both, one of a continuous model frames alone).
 
     ``frames`` is float ``[1,3,T,H,W]`` in [-1, 1]; ``codes`` is int64 ``[1,K,t,h,w]``; ``known`` is bool
     ``[t,h,w]``, the cells that are given (None: all of them). ``num_frames`` is the exact T of a segment that has

@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
@@ -91,6 +92,7 @@ class LMTrainer(Trainer):
         self.interrupted: Callable[[], bool] = lambda: False
         self._parts: dict[str, Tensor] = {}
         self._loss = torch.zeros(())
+        self._passes = 0  # of this step, so far
         self._resumed: dict[str, Any] | None = None
         model: PreTrainedModel = trainer["model"]
         use_cache = model.config.use_cache
@@ -143,6 +145,8 @@ class LMTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The loss of one forward pass; what the log wants is added up until the step ends."""
+        if self.continuous:
+            self._seed_noise()
         output = model(**inputs, num_items=num_items_in_batch)
         loss = output["loss"]
         check_finite(self.state.global_step + 1, {"loss": loss.detach()})
@@ -198,6 +202,7 @@ class LMTrainer(Trainer):
     def take_loss(self) -> float:
         """The loss of the step that ended: the sum of all its passes', each divided by the labels of all of them."""
         loss, self._loss = sum_over_processes(self._loss), torch.zeros(())
+        self._passes = 0
         return float(loss)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -231,6 +236,13 @@ class LMTrainer(Trainer):
             states = self._resumed["random"]
             restore_random_state(states[self.args.process_index % len(states)])
             self._resumed = None
+
+    def _seed_noise(self) -> None:
+        """What a head draws in a pass is a function of its step and its number in it, in however many processes."""
+        number = self._passes * self.args.world_size + self.args.process_index
+        entropy = [self.args.seed, self.state.global_step, number]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        self._passes += 1
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The Trainer's files and our states, under ``step-000123``, whole or not at all, sealed with a digest."""

@@ -133,6 +133,7 @@ def _train_on_codes(
     recipe: LMRecipe, codec: VideoCodec, clips: CodeSource, held_out: CodeSource, *, resume: bool
 ) -> TrainedLM:
     prepare(recipe.seed)
+    check_codec(recipe, codec)
     check_curriculum(recipe.training, clips.latent_frames)
     output = Path(recipe.output)
     check_output(output, resume=resume)
@@ -214,16 +215,21 @@ def check_codec(recipe: LMRecipe, codec: VideoCodec) -> None:
 def _give_latent_head(recipe: LMRecipe, lm: VideoLM, clips: LatentClips) -> None:
     """What ``lm`` draws latents with, unless it has that."""
     assert recipe.head is not None, "check_codec asks for it"
-    if lm.diffusion_head is None:
+    head = lm.latent_head
+    if head is None:
         lm.diffusion_head = new_latent_head(lm.model, recipe.head, *clips.statistics(), seed=recipe.seed)
+    else:
+        has = {name: getattr(head.config, name) for name in to_mapping(recipe.head)}
+        if has != to_mapping(recipe.head):
+            raise ConfigError(f"the model that learns on has a head already: set head to {has}")
     lm.refinement = recipe.refinement
 
 
 @contextmanager
 def _with_latent_head(lm: VideoLM) -> Iterator[LatentHead | None]:
     """Inside, the head of a continuous model is a part of its language model, and trained and kept with it."""
-    head = lm.diffusion_head
-    if not isinstance(head, LatentHead):
+    head = lm.latent_head
+    if head is None:
         yield None
         return
     lm.model.add_module(_HEAD_PART, head)

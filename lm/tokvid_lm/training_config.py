@@ -248,6 +248,8 @@ class LMRecipe:
             )
         if self.head is not None:
             self._check_continuous()
+        elif self.refinement != Refinement():
+            raise ConfigError("refinement says how a head draws, and the recipe has no head: leave it out, or set head")
         adapted = isinstance(self.model, PretrainedModelConfig) and self.model.lora is not None
         if adapted and not isinstance(self.training.optimizer, AdamWConfig):
             raise ConfigError(
@@ -285,8 +287,14 @@ class LMRecipe:
                     " drawn frame by frame from text: use {objective: frame}, and {objective: text} beside it"
                 )
         lora = isinstance(self.model, PretrainedModelConfig) and self.model.lora is not None
-        wrong = {"num_actions": self.num_actions, "factors": self.factors, "model.lora": lora}
-        wrong |= {"training.loss.sliced: false": not self.training.loss.sliced}
+        loss, plain = self.training.loss, Sampling()
+        wrong: dict[str, object] = {"num_actions": self.num_actions, "factors": self.factors, "model.lora": lora}
+        wrong |= {"data.kind: shards": isinstance(self.data, ShardDataConfig)}
+        wrong |= {"training.loss.sliced: false": not loss.sliced}
+        wrong |= {"training.loss.label_smoothing": loss.label_smoothing, "training.loss.z_loss": loss.z_loss}
+        for sampling in self.evaluation.sampling:
+            for name in ("top_k", "top_p", "choice_temperature", "guides_known"):
+                wrong[f"evaluation.sampling.{name}"] = getattr(sampling, name) != getattr(plain, name)
         for name, value in wrong.items():
             if value:
                 raise ConfigError(f"{name} is not for models that draw latents with a head: leave it out")

@@ -115,6 +115,11 @@ class VideoLM:
         return is_continuous(self.codec)
 
     @property
+    def latent_head(self) -> LatentHead | None:
+        """What a continuous model draws its videos with, once it has that."""
+        return self.diffusion_head if isinstance(self.diffusion_head, LatentHead) else None
+
+    @property
     def pad_id(self) -> int:
         """What fills rows; no model looks at it."""
         ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
@@ -201,6 +206,8 @@ class VideoLM:
         anything else there raises :class:`CheckpointError`.
         """
         folder = Path(folder)
+        if self.is_continuous and self.latent_head is None:
+            raise ModelError("this continuous model has no diffusion head yet, and is none without: train it first")
         if folder.exists() and not (folder / VIDEO_FILE).is_file() and (folder.is_file() or any(folder.iterdir())):
             raise CheckpointError(f"{folder} exists and holds no VideoLM; choose another folder or empty this one")
         facts = {
@@ -277,7 +284,8 @@ class VideoLM:
         """Answer each prompt (a list of segments, or a list of such lists) ``num_return_sequences`` times.
 
         For video: ``num_frames``, ``height`` and ``width`` in pixels, multiples of the codec's stride; the answers
-        hold codes ``[1,K,t,h,w]`` and frames ``[1,3,T,H,W]``, on the CPU, in the order of the prompts. A prompt whose
+        hold codes ``[1,K,t,h,w]`` (of a continuous model none) and frames ``[1,3,T,H,W]``, on the CPU, in the order of
+        the prompts. A prompt whose
         last segment is a video with unknown cells asks for that video, whose size is then known. ``actions`` int64
         ``[T-1]`` are for a model that was trained on actions. For text: at most ``max_new_tokens`` ids.
 
@@ -330,12 +338,12 @@ class VideoLM:
                 batch_size=batch_size,
                 way=way,
             )
+        if self.is_continuous:
+            unused: dict[str, object] = {"top_k": top_k, "top_p": top_p, "choice_temperature": choice_temperature}
+            unused |= {"actions": actions, "hybrid": hybrid or None, "compiled": compiled or None}
+            check_unused(unused, "by a continuous model")
         if hybrid:
             head_of(self)  # before codes are drawn
-        if self.is_continuous:
-            unused: dict[str, object] = {"top_k": sampling.top_k, "top_p": sampling.top_p, "actions": actions}
-            unused |= {"hybrid": hybrid or None, "compiled": compiled or None}
-            check_unused(unused, "by a continuous model")
         requests = [split_request(segments, self) for segments in batch]
         if actions is not None:
             requests = [replace(each, given=replace(each.given, actions=actions)) for each in requests]

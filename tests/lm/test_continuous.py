@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
+from tests.integration.processes import run, succeed, torchrun
 from tests.lm.tiny import build_model, build_tokenizer
-from tokvid.config import from_mapping
+from tokvid.config import from_mapping, to_mapping
 from tokvid.data.clips import ClipArray, materialise, open_clips
 from tokvid.diffusion_head import HeadConfig
 from tokvid.errors import CheckpointError, ConfigError, ModelError
 from tokvid.flow import Refinement
 from tokvid.frames import to_model
+from tokvid.training_log import read_log
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
 from tokvid_lm import trainer as lm_trainer
 from tokvid_lm.code_clips import LatentClips, code_clips
 from tokvid_lm.collate import collate
 from tokvid_lm.continuous import LatentHead, new_latent_head
-from tokvid_lm.generation import as_batch
+from tokvid_lm.document import IGNORED, DocumentWriter
+from tokvid_lm.full_evaluation import evaluate_lm
+from tokvid_lm.generation import as_batch, split_request
 from tokvid_lm.latent_documents import LatentDocuments
+from tokvid_lm.latent_generation import draw_latent_clips
+from tokvid_lm.mask_spec import MaskSpec, mask_for
 from tokvid_lm.mixture import MixtureConfig
 from tokvid_lm.objectives.video_objective import VideoObjective
 from tokvid_lm.samplers.runner import Way
 from tokvid_lm.samplers.sampling import Sampling
+from tokvid_lm.templates import VideoHeader
 from tokvid_lm.training import train_lm
 from tokvid_lm.training_config import LMRecipe
 from tokvid_lm.video_settings import VideoSettings
@@ -130,7 +140,7 @@ def test_every_cell_of_a_document_has_its_latent(kl_codec: VideoCodec, layout: s
 
 
 def loss_of(lm: VideoLM, clips: LatentClips) -> dict[str, Tensor]:
-    assert isinstance(lm.diffusion_head, LatentHead)
+    assert lm.latent_head is not None
     batch = collate(
         [[documents(lm, clips).document(number)] for number in range(len(clips))],
         pad_id=lm.pad_id,
@@ -148,20 +158,67 @@ def test_the_loss_of_an_untrained_head_is_that_of_its_closed_form(kl_codec: Vide
     assert float(loss_of(lm, clips)["loss"].detach()) == pytest.approx(2.0, abs=0.1)
 
 
-def test_no_masked_latent_is_seen(kl_codec: VideoCodec) -> None:
-    """A latent reaches the hidden states by its own clean place alone, and never where it is asked for."""
-    lm, clips = continuous(kl_codec), coded(kl_codec, 1)
+@pytest.mark.parametrize("layout", ["raster", "random"])
+def test_a_frame_is_asked_for_from_those_before_it_and_what_is_drawn_of_it(kl_codec: VideoCodec, layout: str) -> None:
+    """No hidden state of a masked cell moves with its own latent, another masked one of its frame, or later frames."""
+    lm, clips = continuous(kl_codec, layout=layout), coded(kl_codec, 1)
     document = documents(lm, clips).document(0)
+    assert lm.latent_head is not None
+    objective = VideoObjective(lm.model, lm.vocabulary, latent_head=lm.latent_head)
+    asked = document.labels == lm.vocabulary.code_offset
+    read = document.content & ~asked
+    for frame in (0, 1):
+        batch = collate([[document]], pad_id=lm.pad_id, positions=lm.positions)
+        latents = batch["latents"].requires_grad_()
+        spec = MaskSpec(**{name: batch[name] for name in ("document", "order", "block", "ghost")})
+        inputs = objective._read(batch["input_ids"], latents) | mask_for(lm.model, spec, batch["position_ids"])
+        hidden = lm.model.base_model(**inputs, use_cache=False).last_hidden_state[0]
+        hidden[torch.from_numpy(asked & (document.frame == frame))].square().sum().backward()
+        assert latents.grad is not None
+        moved = (latents.grad.abs().sum(-1)[0] > 0).numpy()
+        beside = document.ghost & (document.frame == frame)  # what is drawn of the frame, in its masked copy
+        before = ~document.ghost & (document.frame < frame)
+        assert np.array_equal(moved, read & (beside | before))
+        assert moved.any()
+
+
+@pytest.mark.parametrize("layout", ["raster", "random"])
+def test_the_head_is_given_what_training_gave_it(kl_codec: VideoCodec, layout: str) -> None:
+    """The first set of a frame is drawn from the hidden states of a document in which all of the frame is masked."""
+    lm = continuous(kl_codec, layout=layout)
+    assert lm.latent_head is not None
+    lm.settings = VideoSettings(sampling=(Sampling(mode="frame", steps=1),))
+    given: list[Tensor] = []
+    forward = lm.latent_head.forward
+
+    def noted(noised: Tensor, times: Tensor, conditions: Tensor) -> Tensor:
+        given.append(conditions)
+        return forward(noised, times, conditions)
+
+    lm.latent_head.forward = noted  # type: ignore[method-assign]
+    frames = drawn(lm)
+    lm.latent_head.forward = forward  # type: ignore[method-assign]
+    per_frame = given[:: len(given) // 2]  # the flow is followed in several evaluations, of the same conditions
+
+    header = VideoHeader(grid=kl_codec.grid_for(5, 16, 16), mode="frame", fps=lm.settings.fps)
+    writer = DocumentWriter(lm.template, lm.layout)
+    lm.processor.write(writer, PROMPT)
+    ids = np.full(header.grid.cells, lm.vocabulary.code_offset)
+    writer.video(ids, header, asked=np.ones(len(ids), bool))
+    document = writer.finish()
     batch = collate([[document]], pad_id=lm.pad_id, positions=lm.positions)
-    assert isinstance(lm.diffusion_head, LatentHead)
-    latents = batch["latents"].requires_grad_()
-    objective = VideoObjective(lm.model, lm.vocabulary, latent_head=lm.diffusion_head)
-    read = objective._read(batch["input_ids"], latents)["inputs_embeds"]
-    read.square().sum().backward()
-    assert latents.grad is not None
-    seen = latents.grad.abs().sum(-1)[0] > 0
-    assert torch.equal(seen, batch["input_ids"][0] == lm.vocabulary.code_offset)
-    assert not seen[batch["labels"][0] == lm.vocabulary.code_offset].any()
+    spec = MaskSpec(**{name: batch[name] for name in ("document", "order", "block", "ghost")})
+    with torch.no_grad():
+        first = torch.from_numpy((document.labels != IGNORED) & (document.frame == 0))
+        latents = torch.zeros(1, len(document), DIM)
+        objective = VideoObjective(lm.model, lm.vocabulary, latent_head=lm.latent_head)
+        inputs = objective._read(batch["input_ids"], latents) | mask_for(lm.model, spec, batch["position_ids"])
+        expected = lm.model.base_model(**inputs, use_cache=False).last_hidden_state[0][first]
+    assert frames.shape[2] == 5 and len(per_frame) == 2
+    # In the order that the set was drawn in, which is that of noise.
+    found, rest = per_frame[0], expected.clone()
+    distances = torch.cdist(found, rest)
+    assert float(distances.min(1).values.max()) < 1e-4 and len(set(distances.argmin(1).tolist())) == len(found)
 
 
 def test_drawing_is_a_function_of_seed_and_sample(kl_codec: VideoCodec) -> None:
@@ -178,9 +235,6 @@ def test_drawing_is_a_function_of_seed_and_sample(kl_codec: VideoCodec) -> None:
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
 def test_with_and_without_the_cache_the_same_is_drawn(kl_codec: VideoCodec, guidance_scale: float) -> None:
-    from tokvid_lm.generation import split_request
-    from tokvid_lm.latent_generation import draw_latent_clips
-
     lm = continuous(kl_codec)
     requests = [split_request(segments, lm) for segments in as_batch([PROMPT, [TextSegment("a crab")]])]
     sampling = Sampling(mode="frame", steps=3, guidance_scale=guidance_scale)
@@ -216,11 +270,24 @@ def test_it_is_saved_whole_and_loads_plainly_without_its_head(kl_codec: VideoCod
         VideoLM.from_pretrained(tmp_path / "lm")
 
 
-def test_what_it_cannot_do_is_said(kl_codec: VideoCodec) -> None:
+def test_it_is_evaluated_by_what_it_draws(kl_codec: VideoCodec) -> None:
+    lm, clips = continuous(kl_codec), sprites(3)
+    found = evaluate_lm(lm, clips, batch_size=2)
+    assert (
+        set(found.figures["flow"]) == {"frame"} and found.figures["flow"]["frame"] > 0 and "bits" not in found.figures
+    )
+    assert found.drawn["frame"].frames.shape == clips.frames.shape and found.figures["drawn"]["frame"]["diversity"] > 0
+    assert not found.completions and "draws from text alone" in found.left_out["completions"]
+    again = evaluate_lm(lm, clips, batch_size=2)
+    assert again.figures["flow"] == found.figures["flow"], "the noise of a measurement is the same each time"
+
+
+def test_what_it_cannot_do_is_said(kl_codec: VideoCodec, tmp_path: Path) -> None:
     lm = continuous(kl_codec, chat=True)
     clip = VideoSegment(frames=torch.zeros(1, 3, 5, 16, 16))
     for settings, word in (
         ({"top_k": 3}, "top_k cannot be used by a continuous model"),
+        ({"choice_temperature": 2.0}, "choice_temperature cannot be used by a continuous model"),
         ({"hybrid": True}, "hybrid cannot be used by a continuous model"),
         ({"compiled": True}, "compiled cannot be used by a continuous model"),
         ({"mode": "maskgit"}, "not trained to draw in the mode 'maskgit'"),
@@ -229,6 +296,10 @@ def test_what_it_cannot_do_is_said(kl_codec: VideoCodec) -> None:
             lm.generate(PROMPT, **SIZE, **settings)
     with pytest.raises(ModelError, match="reads no videos in its prompt"):
         lm.generate([clip], **SIZE)
+    half = torch.zeros(2, 4, 4, dtype=torch.bool)
+    half[0] = True
+    with pytest.raises(ModelError, match="draws videos from text alone: give no known cells"):
+        lm.generate([replace(clip, known=half)], **SIZE)
     with pytest.raises(ModelError, match="does not talk"):
         lm.processor.check_chats()
     with pytest.raises(ModelError, match="gives whole videos: use generate"):
@@ -236,6 +307,8 @@ def test_what_it_cannot_do_is_said(kl_codec: VideoCodec) -> None:
     lm.diffusion_head = None
     with pytest.raises(ModelError, match="has no diffusion head yet"):
         lm.generate(PROMPT, **SIZE)
+    with pytest.raises(ModelError, match="has no diffusion head yet, and is none without"):
+        lm.save_pretrained(tmp_path / "lm")
 
 
 @pytest.mark.parametrize(
@@ -245,6 +318,14 @@ def test_what_it_cannot_do_is_said(kl_codec: VideoCodec) -> None:
         ({"training": {"mixture": [{"objective": "frame", "task": "continuation"}]}}, r"frame \(continuation\)"),
         ({"num_actions": 3}, "num_actions is not for models that draw latents"),
         ({"training": {"loss": {"sliced": False}}}, "sliced: false is not for models"),
+        ({"training": {"loss": {"label_smoothing": 0.1}}}, "label_smoothing is not for models"),
+        ({"evaluation": {"clips": 1, "sampling": [{"mode": "frame", "top_k": 5}]}}, "top_k is not for models"),
+        (
+            {"evaluation": {"clips": 1, "sampling": [{"mode": "frame", "choice_temperature": 1}]}},
+            "choice_temperature is",
+        ),
+        ({"data": {"kind": "shards", "path": "codes"}}, "shards is not for models"),
+        ({"head": None}, "the recipe has no head"),
     ],
 )
 def test_recipes_of_what_it_cannot_learn_are_refused(changes: dict[str, Any], word: str, tmp_path: Path) -> None:
@@ -255,7 +336,7 @@ def test_recipes_of_what_it_cannot_learn_are_refused(changes: dict[str, Any], wo
 def test_a_head_belongs_to_a_continuous_codec(kl_codec: VideoCodec, codec: VideoCodec, tmp_path: Path) -> None:
     clips = sprites()
     with pytest.raises(ConfigError, match="has no codes: set head"):
-        train_lm(replace(make_recipe(tmp_path), head=None), clips, clips, codec=kl_codec)
+        train_lm(replace(make_recipe(tmp_path), head=None, refinement=Refinement()), clips, clips, codec=kl_codec)
     with pytest.raises(ConfigError, match="has codes: leave it out"):
         train_lm(make_recipe(tmp_path), clips, clips, codec=codec)
 
@@ -289,9 +370,73 @@ def test_it_learns_and_a_stopped_run_resumes_to_the_same_weights(
     assert not torch.equal(fresh.latent_out.weight, whole.diffusion_head.latent_out.weight), "it was trained"
     again = VideoLM.from_pretrained(tmp_path / "stopped" / "lm")
     assert torch.equal(drawn(again, mode="frame"), drawn(resumed, mode="frame"))
-    # How often it is validated changes nothing of what is learned, though a head draws noise for that too.
-    other = train("often", training={"validate_every": 1})
-    assert all(map(torch.equal, whole.model.state_dict().values(), other.model.state_dict().values()))
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_two_passes_a_step_teach(kl_codec: VideoCodec, tmp_path: Path) -> None:
+    """A pass of text alone, which asks the head for nothing, is among them."""
+    kl_codec.save_pretrained(tmp_path / "codec")
+    mixture = [{"objective": "frame"}, {"objective": "text", "share": 2.0}]
+    settings = {"batch_size": 1, "steps": 4, "mixture": mixture}
+    together = replace(make_recipe(tmp_path / "two", training=settings), codec=str(tmp_path / "codec"))
+    (tmp_path / "lm.yaml").write_text(yaml.safe_dump(to_mapping(together)), encoding="utf-8")
+    succeed(run(*torchrun(2), "-m", "tokvid", "train", "lm.yaml", cwd=tmp_path))
+    alone = make_recipe(tmp_path / "one", training={**settings, "gradient_accumulation": 2})
+    splits = [open_clips(alone.data, "train"), open_clips(alone.data, "held_out")]
+    expected = train_lm(alone, *splits, codec=kl_codec).lm
+    found = VideoLM.from_pretrained(tmp_path / "two" / "lm")
+    assert found.latent_head is not None and expected.latent_head is not None
+    for one, other in ((found.model, expected.model), (found.latent_head, expected.latent_head)):
+        for left, right in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "deepspeed",
+    [
+        None,
+        *(
+            pytest.param(name, marks=pytest.mark.skipif(not find_spec("deepspeed"), reason="needs the extra deepspeed"))
+            for name in ("zero0", "zero2")
+        ),
+    ],
+)
+def test_two_processes_train_it_and_resume_to_the_same_weights(
+    deepspeed: str | None, kl_codec: VideoCodec, tmp_path: Path
+) -> None:
+    kl_codec.save_pretrained(tmp_path / "codec")
+
+    def launch(name: str, *arguments: str) -> list[dict[str, Any]]:
+        settings = {
+            "deepspeed": deepspeed,
+            "keep_checkpoints": 9,
+            "steps": 6,
+            "log_every": 1,
+            "optimizer": {"kind": "adamw"},
+        }
+        told = replace(make_recipe(tmp_path / name, training=settings), codec=str(tmp_path / "codec"))
+        (tmp_path / "lm.yaml").write_text(yaml.safe_dump(to_mapping(told)), encoding="utf-8")
+        succeed(run(*torchrun(2), "-m", "tokvid", "train", "lm.yaml", *arguments, cwd=tmp_path))
+        return read_log(tmp_path / name / "log.jsonl")
+
+    losses = [line["loss"] for line in launch("whole")]
+    assert len(losses) == 6 and all(np.isfinite(losses))
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "lm")
+    shutil.rmtree(tmp_path / "cut" / "step-000006")
+    launch("cut", "--resume")
+    for file in ("model.safetensors", "diffusion_head.safetensors"):
+        whole, cut = ((tmp_path / name / "lm" / file).read_bytes() for name in ("whole", "cut"))
+        assert whole == cut, file
+    assert drawn(VideoLM.from_pretrained(tmp_path / "cut" / "lm"), mode="frame").isfinite().all()
+
+
+def test_a_head_is_not_cut_up(kl_codec: VideoCodec, tmp_path: Path) -> None:
+    clips = sprites()
+    told = make_recipe(tmp_path, training={"deepspeed": "zero3", "optimizer": {"kind": "adamw"}})
+    with pytest.raises(ConfigError, match="ZeRO 3 cuts up a head"):
+        train_lm(told, clips, clips, codec=kl_codec)
 
 
 def test_a_model_of_codes_goes_on_as_one_of_latents(kl_codec: VideoCodec, codec: VideoCodec, tmp_path: Path) -> None:
@@ -310,8 +455,16 @@ def test_a_model_of_codes_goes_on_as_one_of_latents(kl_codec: VideoCodec, codec:
     torch.testing.assert_close(lm.model.get_input_embeddings().weight[:-1].detach(), kept, rtol=0, atol=1e-6)
     torch.testing.assert_close(lm.model.model.layers[0].mlp.up_proj.weight.detach(), layer, rtol=0, atol=1e-6)
     # And what was trained so goes on once more, with its head.
+    assert lm.latent_head is not None
+    torch.manual_seed(5)
+    for parameter in lm.latent_head.parameters():
+        parameter.data = torch.randn_like(parameter)
     lm.save_pretrained(tmp_path / "latents")
     recipe = replace(recipe, output=str(tmp_path / "on"), model=replace(recipe.model, name=str(tmp_path / "latents")))
     further = train_lm(recipe, sprites(), sprites(2, seed=1), codec=kl_codec).lm
-    assert isinstance(further.diffusion_head, LatentHead) and isinstance(lm.diffusion_head, LatentHead)
-    torch.testing.assert_close(further.diffusion_head.latent_out.weight, lm.diffusion_head.latent_out.weight)
+    assert further.latent_head is not None
+    for one, other in zip(further.latent_head.parameters(), lm.latent_head.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    wider = replace(recipe, output=str(tmp_path / "wider"), head=HeadConfig(width=24, depth=1))
+    with pytest.raises(ConfigError, match=r"has a head already: set head to \{'width': 16"):
+        train_lm(wider, sprites(), sprites(2, seed=1), codec=kl_codec)

@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         prompt=prompt,
         caption=arguments.caption,
         compiled=arguments.compile,
-        hybrid=to_mapping(lm.refinement) if arguments.hybrid else None,
+        refinement=to_mapping(lm.refinement) if arguments.hybrid or lm.is_continuous else None,
     )
     assert isinstance(clip, VideoSegment) and clip.frames is not None
     pictures = to_pictures(clip.frames)[0]

@@ -162,9 +162,12 @@ class VideoObjective:
         hidden = self.model.base_model(**inputs).last_hidden_state.flatten(0, 1)
         nats = torch.empty(len(targets), device=targets.device)
         loss = hidden.new_zeros((), dtype=torch.float32) + 0.0 * hidden[:0].sum()
+        if self.latent_head is not None:
+            # Every pass reaches all weights, whatever it asks for: ZeRO counts on that.
+            loss = loss + sum(part.flatten()[:0].sum() for part in (self.head.weight, *self.latent_head.parameters()))
         for part, columns, smoothing in self._parts(targets, modes):
             rows = hidden.index_select(0, scored[part])
-            if self.latent_head is not None and latents is not None and columns[0] >= self._code_offset:
+            if latents is not None and self.latent_head is not None and columns[0] >= self._code_offset:
                 errors = self.latent_head.token_losses(latents[part], rows)
                 loss = loss + (errors * weights[part]).sum()
                 nats[part] = errors.detach()

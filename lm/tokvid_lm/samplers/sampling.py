@@ -17,9 +17,10 @@ from tokvid_lm.vocabulary import MODES, Mode
 class Sampling:
     """Settings of one mode.
 
-    ``temperature`` > 0 divides the logits (``top_k=1`` is greedy). ``top_k`` >= 1 and ``top_p`` in (0, 1] keep the
-    likeliest ids; None keeps all. ``guidance_scale`` as in :mod:`tokvid.guidance`; with ``guides_known`` what is
-    compared with knows no cells either, so that guidance is also towards what is given.
+    ``temperature`` > 0 divides the logits (``top_k=1`` is greedy); of a continuous model it scales the noise. ``top_k``
+    >= 1 and ``top_p`` in (0, 1] keep the likeliest ids; None keeps all. ``guidance_scale`` as in
+    :mod:`tokvid.guidance`; with ``guides_known`` what is compared with knows no cells either, so that guidance is also
+    towards what is given.
 
     The masked modes refine ``steps`` times, frame by frame ``steps`` times a latent frame and ``first_steps`` (0: as
     many) times the first. A drawn code stays if its log-probability plus ``choice_temperature`` times what is left of
