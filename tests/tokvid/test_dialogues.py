@@ -268,6 +268,27 @@ def test_a_question_is_answered_by_the_letter() -> None:
             assert not is_right(each, wrong, None)
 
 
+def test_training_asks_nothing_twice_of_two_clips() -> None:
+    """Another asking of the same is answered by copying what was said before, and teaches only that."""
+    most = 0
+    for each in made("train", MANY):
+        said = [turn.pieces[0] for turn in each.dialogue.turns if turn.role == "assistant"]
+        answers = [
+            text for text, asked in zip(said, each.asked, strict=True) if asked.kind == "question" and ":" in asked.text
+        ]
+        assert len(answers) == len(set(answers))
+        most = max(most, len(answers))
+    assert most == 3, "whether both move the same way, and of each sprite in which it is"
+
+
+def test_conclusions_come_after_what_they_are_from() -> None:
+    assert words.say_comparison("left", "left") == "the first moves left and the second moves left: the same"
+    assert words.say_comparison("stay", "up") == "the first stays still and the second moves up: not the same"
+    said = "the first shows a frog, the second an ape: the ape is in the second"
+    assert words.say_which("frog", "ape", "ape") == said
+    assert words.say_which("ape", "frog", "ape").endswith("an ape, the second a frog: the ape is in the first")
+
+
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_what_the_assistant_says_is_understood(background: str) -> None:
     for sprite in SPRITES:

@@ -32,13 +32,13 @@ KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 # Training leans to what is learned last: what is continued, told apart, and drawn after other clips.
 _PLANS: Mapping[Split, Mapping[str, float]] = {
     "train": {
-        "draw": 0.08,
-        "describe": 0.14,
-        "continue": 0.1,
-        "compare": 0.46,
-        "mixed": 0.08,
-        "chain": 0.07,
-        "another": 0.07,
+        "draw": 0.06,
+        "describe": 0.08,
+        "continue": 0.12,
+        "compare": 0.56,
+        "mixed": 0.06,
+        "chain": 0.06,
+        "another": 0.06,
     },
     "held_out": {"draw": 0.2, "describe": 0.2, "continue": 0.12, "compare": 0.28, "mixed": 0.1, "chain": 0.1},
 }
@@ -116,6 +116,7 @@ class _Script:
     turns: list[DialogueTurn] = field(default_factory=list)
     scenes: list[Scene] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
+    questions: list[tuple[str, int | None]] = field(default_factory=list)
 
     def finish(self) -> SpriteDialogue:
         clips = tuple(self.world.render(scene) for scene in self.scenes)
@@ -214,9 +215,7 @@ class _Script:
     def _ask(self, shown: tuple[int, ...]) -> None:
         """A question about the first two clips, after clips that are ``shown``."""
         first, second = (scene.sprites[0] for scene in self.scenes[:2])
-        kinds = ["what", "how", "where", "same"] + (["which"] if first.sprite != second.sprite else [])
-        kind = kinds[int(self.rng.integers(len(kinds)))]
-        number = int(self.rng.integers(2))
+        kind, number = self._question(same_sprite=first.sprite == second.sprite)
         scene, which = self.scenes[number], words.ORDINALS[number]
         placed = scene.sprites[0]
         if kind == "what":
@@ -232,6 +231,19 @@ class _Script:
             answer = words.say_which(first.sprite, second.sprite, placed.sprite)
         self._say("user", (*shown, question))
         self._answer(Asked(kind="question", text=answer))
+
+    def _question(self, *, same_sprite: bool) -> tuple[str, int]:
+        """Its kind, and the clip it is about. Training asks nothing twice, and more of what is concluded from both."""
+        kinds = ["what", "how", "where", "same"] + ([] if same_sprite else ["which"])
+        training = self.split == "train"
+        if training:
+            kinds += [kind for kind in kinds if kind in ("same", "which")]
+        while True:
+            kind, number = kinds[int(self.rng.integers(len(kinds)))], int(self.rng.integers(2))
+            question = (kind, None if kind == "same" else number)
+            if not (training and question in self.questions):
+                self.questions.append(question)
+                return kind, number
 
     def _answer_with_clip(self, kind: AnswerKind, scene: Scene, facts: CaptionFacts | None = None) -> None:
         """Say what will be seen, and then show it."""
