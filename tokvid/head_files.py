@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file
 
 from tokvid.atomic import atomic_path, write_text
 from tokvid.config import from_mapping, to_mapping
@@ -30,7 +30,9 @@ def save_head(folder: Path, name: str, head: DiffusionHead, refinement: Refineme
     """Write a head, how it is drawn from, and what else is said of it."""
     about, weights = _files(folder, name)
     with atomic_path(weights) as beside:
-        save_model(head, str(beside))
+        # Copies: DeepSpeed keeps weights as views of one large buffer, which would not be saved.
+        weights_of = {key: tensor.detach().cpu().clone() for key, tensor in head.state_dict().items()}
+        save_file(weights_of, str(beside), metadata={"format": "pt"})
     parts = {"head": to_mapping(head.config), "refinement": to_mapping(refinement)}
     whole = {"format_version": _FORMAT_VERSION, **parts, **facts}
     write_text(about, json.dumps(whole, indent=2) + "\n")

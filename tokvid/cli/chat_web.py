@@ -111,6 +111,11 @@ def open_server(lm: VideoLM, *, host: str = "127.0.0.1", port: int = 7860, **opt
                 raise DataError(
                     f"port {port} of {host} cannot be had ({error}): give another with --port, or another --host"
                 ) from error
+            except ValueError as error:  # Gradio asks its own page once, and gives up after some seconds
+                raise DataError(
+                    f"the page at port {port} of {host} does not answer: a proxy is between, or the machine is too"
+                    " busy; try again"
+                ) from error
             try:
                 yield f"http://{f'[{host}]' if ':' in host else host}:{port}/"
             finally:
