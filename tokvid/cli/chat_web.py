@@ -107,7 +107,7 @@ def open_server(lm: VideoLM, *, host: str = "127.0.0.1", port: int = 7860, **opt
                     css=_STYLE,
                     js=_LOOP,
                 )
-            except OSError as error:
+            except (OSError, OverflowError) as error:
                 raise DataError(
                     f"port {port} of {host} cannot be had ({error}): give another with --port, or another --host"
                 ) from error
