@@ -168,9 +168,7 @@ def _run(
         write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
     lm.settings = _settings(recipe, clips)
     with _with_latent_head(lm) as latent_head:
-        adapters = _train(
-            recipe, lm, documents, held_out_documents, facts | {"bf16": bf16}, checkpoint, latent_head=latent_head
-        )
+        adapters = _train(recipe, lm, documents, held_out_documents, facts | {"bf16": bf16}, checkpoint, latent_head)
     lm.model.eval()
     autocast = torch.bfloat16 if bf16 else None
     losses = CodeLosses(
@@ -292,7 +290,6 @@ def _train(
     held_out_documents: Documents,
     facts: dict[str, Any],
     checkpoint: Path | None,
-    *,
     latent_head: LatentHead | None,
 ) -> Adapters | None:
     """Train; the adapters, which are merged, too."""
