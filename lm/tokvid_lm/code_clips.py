@@ -28,6 +28,8 @@ from tokvid_lm.code_source import CodeSource
 from tokvid_tokenizers import VideoCodec
 
 Progress = Callable[[int, int], None]
+_COUNTED = 1024
+"""Clips that the statistics of latents are taken from."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,9 +124,6 @@ class LatentClips(CodedClips):
         return some.mean(1).tolist(), some.std(1).tolist()
 
 
-_COUNTED = 1024
-
-
 def codes_dtype(codebook_size: int) -> torch.dtype:
     """The smallest integer type for codes in [0, codebook_size)."""
     if codebook_size <= 1 << 8:
@@ -140,38 +139,17 @@ def encode_clips(
     autocast: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Codes ``[N,K,t,h,w]`` on the CPU, of the smallest integer type, of clips uint8 ``[N,T,H,W,3]``.
+    """Codes ``[N,K,t,h,w]`` on the CPU, of the smallest integer type, of clips uint8 ``[N,T,H,W,3]``; of a continuous
+    codec latents float32 ``[N,C,t,h,w]``.
 
     The codec computes where it is, in evaluation mode, in ``autocast`` if given. ``progress(done, total)`` is called
     after each batch. The same frames and ``batch_size`` give the same codes.
     """
-    return _encoded(codec, frames, codec.encode, codes_dtype(codec.codebook_size), batch_size, autocast, progress)
-
-
-def encode_latents(
-    codec: VideoCodec,
-    frames: npt.NDArray[np.uint8],
-    *,
-    batch_size: int = 64,
-    autocast: torch.dtype | None = None,
-    progress: Progress | None = None,
-) -> Tensor:
-    """Latents float32 ``[N,C,t,h,w]``, as :func:`encode_clips` gives codes."""
-    return _encoded(codec, frames, codec.encode_latents, torch.float32, batch_size, autocast, progress)
-
-
-def _encoded(
-    codec: VideoCodec,
-    frames: npt.NDArray[np.uint8],
-    encode: Callable[[Tensor], Tensor],
-    dtype: torch.dtype,
-    batch_size: int,
-    autocast: torch.dtype | None,
-    progress: Progress | None,
-) -> Tensor:
-    """What ``encode`` makes of clips, as ``dtype`` on the CPU."""
     if frames.ndim != 5 or frames.dtype != np.uint8 or frames.shape[-1] != 3:
         raise ShapeError(f"expected clips uint8 [N,T,H,W,3], got {frames.dtype} {list(frames.shape)}")
+    encode, dtype = codec.encode_latents, torch.float32
+    if codec.num_codebooks:
+        encode, dtype = codec.encode, codes_dtype(codec.codebook_size)
     parts: list[Tensor] = []
     device = next(codec.parameters()).device
     with (
@@ -201,7 +179,6 @@ def code_clips(
 
     Clips that do not load are left out and listed in ``skipped``; :class:`DataError` when none is left.
     """
-    encode = encode_clips if codec.num_codebooks else encode_latents
     total, done = len(clips), 0
     skipped: list[tuple[str, str]] = list(clips.skipped if isinstance(clips, ClipArray) else _named(clips))
     parts: list[Tensor] = []
@@ -213,7 +190,7 @@ def code_clips(
         if loaded:
             kept.extend((clip.caption, clip.name, clip.actions) for clip in loaded)
             frames = np.stack([clip.frames for clip in loaded])
-            parts.append(encode(codec, frames, batch_size=batch_size, autocast=autocast))
+            parts.append(encode_clips(codec, frames, batch_size=batch_size, autocast=autocast))
             shape = frames.shape
         if progress is not None:
             progress(done, total)

@@ -169,6 +169,23 @@ def stream_ids(
     way: Way = PLAIN,
 ) -> Iterator[tuple[int, Tensor]]:
     """``(latent frame, ids of codes [rows,S])`` after each finished latent frame of one batch."""
+    canvas, prompts = opened(lm, requests, sampling, grid, num_frames, fps=fps)
+    with sampling_from(lm.model, way.autocast):
+        runner = Runner(lm.model, lm.head, prompts, len(canvas), positions=lm.positions, way=way)
+        for frame, ids in SAMPLERS[sampling.mode](runner, canvas, lm.vocabulary, sampling, samples):
+            yield frame, ids[:, canvas.is_code]
+
+
+def opened(
+    lm: VideoLM,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    grid: Grid,
+    num_frames: int,
+    *,
+    fps: float | None,
+) -> tuple[Canvas, list[Document]]:
+    """The canvas of the videos of ``requests``, and what is read before each; with guidance of its null twin, too."""
     header = VideoHeader(
         grid=grid, mode=sampling.mode, fps=fps, actions=lm.codec.temporal_stride if lm.vocabulary.num_actions else 0
     )
@@ -182,10 +199,7 @@ def stream_ids(
         prompts += [_prompt(lm, null, header, canvas.rows(slice(row, row + 1))) for row, null in enumerate(nulls)]
     # The end of the video is never fed here, but whoever goes on with the document will feed it.
     check_context(lm.model, max(map(len, prompts)) + len(canvas) + 1)
-    with sampling_from(lm.model, way.autocast):
-        runner = Runner(lm.model, lm.head, prompts, len(canvas), positions=lm.positions, way=way)
-        for frame, ids in SAMPLERS[sampling.mode](runner, canvas, lm.vocabulary, sampling, samples):
-            yield frame, ids[:, canvas.is_code]
+    return canvas, prompts
 
 
 def _canvas(lm: VideoLM, requests: Sequence[Request], header: VideoHeader, num_frames: int) -> Canvas:

@@ -11,15 +11,12 @@ from torch import Tensor
 from tokvid.errors import ModelError
 from tokvid.grid import Grid
 from tokvid_lm.continuous import LatentHead
-from tokvid_lm.document import DocumentWriter
-from tokvid_lm.generation import Request
+from tokvid_lm.generation import Request, opened
 from tokvid_lm.processor import codec_device
-from tokvid_lm.samplers.canvas import Canvas
 from tokvid_lm.samplers.latents import sample_latents
-from tokvid_lm.samplers.runner import Runner, Way, check_context, sampling_from
+from tokvid_lm.samplers.runner import Runner, Way, sampling_from
 from tokvid_lm.samplers.sampling import Sampling
-from tokvid_lm.segments import Segment, VideoSegment
-from tokvid_lm.templates import VideoHeader
+from tokvid_lm.segments import VideoSegment
 
 if TYPE_CHECKING:
     from tokvid_lm.video_lm import VideoLM
@@ -44,7 +41,7 @@ def draw_latent_clips(
     answers: list[VideoSegment] = []
     for start in range(0, len(requests), batch_size):
         chunk = requests[start : start + batch_size]
-        latents = _latents(lm, head, chunk, sampling, grid, fps=fps, first=start, way=way)
+        latents = _latents(lm, head, chunk, sampling, grid, num_frames, fps=fps, first=start, way=way)
         with torch.inference_mode():
             decoded = lm.codec.decode_latents(latents.to(codec_device(lm.codec)), num_frames=num_frames)
         answers += [
@@ -62,37 +59,17 @@ def _latents(
     requests: Sequence[Request],
     sampling: Sampling,
     grid: Grid,
+    num_frames: int,
     *,
     fps: float | None,
     first: int,
     way: Way,
 ) -> Tensor:
     """Latents ``[rows,C,t,h,w]`` of samples that are numbered from ``first``."""
-    header = VideoHeader(grid=grid, mode=sampling.mode, fps=fps)
-    canvas = Canvas.build(lm.template, lm.layout, header, len(requests))
-    prompts: list[Sequence[Segment]] = [request.segments for request in requests]
-    if sampling.guided:
-        lm.check_guidance()
-        prompts += [[] for _ in requests]
-    documents = []
-    for segments in prompts:
-        writer = DocumentWriter(lm.template, lm.layout)
-        lm.processor.write(writer, segments)
-        writer.header(header)
-        documents.append(writer.finish())
-    check_context(lm.model, max(map(len, documents)) + len(canvas))
+    canvas, prompts = opened(lm, requests, sampling, grid, num_frames, fps=fps)
     samples = torch.arange(first, first + len(requests))
     with sampling_from(lm.model, way.autocast):
-        runner = Runner(lm.model, lm.head, documents, len(canvas), positions=lm.positions, way=way)
-        *_, (_, drawn) = sample_latents(
-            runner,
-            canvas,
-            head,
-            lm.model.get_input_embeddings(),
-            lm.vocabulary.code_offset,
-            sampling,
-            lm.refinement,
-            samples,
-        )
+        runner = Runner(lm.model, lm.head, prompts, len(canvas), positions=lm.positions, way=way)
+        drawn = sample_latents(runner, canvas, head, lm.vocabulary.code_offset, sampling, lm.refinement, samples)
     by_cell = drawn[:, canvas.is_code]  # in the order of the layout
     return torch.cat([lm.layout.unflatten(part, grid, 1) for part in by_cell.unbind(-1)], dim=1)

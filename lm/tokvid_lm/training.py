@@ -49,11 +49,12 @@ from tokvid_lm.code_clips import LatentClips, Progress, code_clips
 from tokvid_lm.code_source import CodeSource, ShardClips
 from tokvid_lm.collate import Collator
 from tokvid_lm.continuous import ADAM_NAMES as LATENT_ADAM_NAMES
-from tokvid_lm.continuous import LatentHead, is_continuous, new_latent_head
+from tokvid_lm.continuous import LatentHead, is_continuous
 from tokvid_lm.documents import Documents
 from tokvid_lm.evaluation import CodeLosses, unigram_entropy, validation_losses
 from tokvid_lm.gathered import gathered
 from tokvid_lm.latent_documents import open_documents
+from tokvid_lm.latent_training import give_latent_head, latent_head_in_model
 from tokvid_lm.lora import LoRAConfig, insert_adapters, merge_adapters
 from tokvid_lm.objectives.video_objective import VideoObjective
 from tokvid_lm.resuming import checkpoint_to_resume, read_facts, run_facts
@@ -73,8 +74,6 @@ from tokvid_tokenizers import VideoCodec, load_codec
 LM_FOLDER = "lm"
 ADAPTERS_FOLDER = "adapters"
 RECIPE_FILE = "recipe.json"
-_HEAD_PART = "latent_head"
-"""What the head of a continuous model is called in checkpoints."""
 _USES_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"  # the Trainer sets it in the environment
 
 
@@ -140,7 +139,7 @@ def _train_on_codes(
     dialogues = _dialogues(recipe, codec, "train")
     lm = build_lm(recipe, codec, (*clips.captions, *(() if dialogues is None else dialogues.texts())))
     if isinstance(clips, LatentClips):
-        _give_latent_head(recipe, lm, clips)
+        give_latent_head(recipe, lm, clips)
     documents = _documents(recipe, lm, clips, dialogues)
     held_out_documents = _documents(recipe, lm, held_out, _dialogues(recipe, codec, "held_out"))
     positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
@@ -167,7 +166,7 @@ def _run(
     if is_main_process():
         write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
     lm.settings = _settings(recipe, clips)
-    with _with_latent_head(lm) as latent_head:
+    with latent_head_in_model(lm) as latent_head:
         adapters = _train(recipe, lm, documents, held_out_documents, facts | {"bf16": bf16}, checkpoint, latent_head)
     lm.model.eval()
     autocast = torch.bfloat16 if bf16 else None
@@ -208,33 +207,6 @@ def check_codec(recipe: LMRecipe, codec: VideoCodec) -> None:
         raise ConfigError(
             "ZeRO 3 cuts up a head that is no part of the saved model: use stage 2 with a continuous codec"
         )
-
-
-def _give_latent_head(recipe: LMRecipe, lm: VideoLM, clips: LatentClips) -> None:
-    """What ``lm`` draws latents with, unless it has that."""
-    assert recipe.head is not None, "check_codec asks for it"
-    head = lm.latent_head
-    if head is None:
-        lm.diffusion_head = new_latent_head(lm.model, recipe.head, *clips.statistics(), seed=recipe.seed)
-    else:
-        has = {name: getattr(head.config, name) for name in to_mapping(recipe.head)}
-        if has != to_mapping(recipe.head):
-            raise ConfigError(f"the model that learns on has a head already: set head to {has}")
-    lm.refinement = recipe.refinement
-
-
-@contextmanager
-def _with_latent_head(lm: VideoLM) -> Iterator[LatentHead | None]:
-    """Inside, the head of a continuous model is a part of its language model, and trained and kept with it."""
-    head = lm.latent_head
-    if head is None:
-        yield None
-        return
-    lm.model.add_module(_HEAD_PART, head)
-    try:
-        yield head
-    finally:
-        delattr(lm.model, _HEAD_PART)
 
 
 def check_curriculum(config: LMTrainingConfig, latent_frames: int) -> None:

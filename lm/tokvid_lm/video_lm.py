@@ -285,9 +285,9 @@ class VideoLM:
 
         For video: ``num_frames``, ``height`` and ``width`` in pixels, multiples of the codec's stride; the answers
         hold codes ``[1,K,t,h,w]`` (of a continuous model none) and frames ``[1,3,T,H,W]``, on the CPU, in the order of
-        the prompts. A prompt whose
-        last segment is a video with unknown cells asks for that video, whose size is then known. ``actions`` int64
-        ``[T-1]`` are for a model that was trained on actions. For text: at most ``max_new_tokens`` ids.
+        the prompts. A prompt whose last segment is a video with unknown cells asks for that video, whose size is then
+        known. ``actions`` int64 ``[T-1]`` are for a model that was trained on actions. For text: at most
+        ``max_new_tokens`` ids.
 
         ``mode`` is one of :data:`~tokvid_lm.vocabulary.MODES` that the model was trained in, by default the first.
         What is None of ``guidance_scale``, ``temperature``, ``top_k``, ``top_p``, ``steps``, ``choice_temperature``

@@ -139,6 +139,8 @@ def test_what_cannot_talk_is_refused_in_a_line(tmp_path: Path, capsys: pytest.Ca
     for wrong in (["--script", "no-such.jsonl"], ["--video", "clip.mp4"], ["-p", "\udcff"], *several):
         assert command.main(["chat", str(silent), *wrong]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+    assert command.main(["chat", "no-such-model", "--web", "--port", "99999"]) == 2
+    assert "--port must be from 1 to 65535, got 99999" in capsys.readouterr().err, "before the model is loaded"
 
 
 def test_a_codec_that_is_missing_is_a_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{', '.join(unused)}: the page asks for what it needs; leave them out with --web")
     if not arguments.web and (arguments.host, arguments.port) != (_HOST, _PORT):
         raise UsageError("--host and --port are for --web")
+    if not 0 < arguments.port < 1 << 16:
+        raise UsageError(f"--port must be from 1 to 65535, got {arguments.port}")
     if arguments.video and arguments.prompt is None:
         raise UsageError("--video is for -p; in a conversation say /video FILE")
     if arguments.prompt is not None and not checked_text(arguments.prompt) and not arguments.video:

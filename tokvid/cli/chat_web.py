@@ -107,11 +107,14 @@ def open_server(lm: VideoLM, *, host: str = "127.0.0.1", port: int = 7860, **opt
                     css=_STYLE,
                     js=_LOOP,
                 )
-            except (OSError, OverflowError) as error:
+            except OSError as error:
                 raise DataError(
                     f"port {port} of {host} cannot be had ({error}): give another with --port, or another --host"
                 ) from error
-            except ValueError as error:  # Gradio asks its own page once, and gives up after some seconds
+            except ValueError as error:
+                if "not accessible" not in str(error):
+                    raise
+                # Gradio asks its own page once, and gives up after some seconds.
                 raise DataError(
                     f"the page at port {port} of {host} does not answer: a proxy is between, or the machine is too"
                     " busy; try again"

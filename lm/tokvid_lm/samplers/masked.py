@@ -7,7 +7,7 @@ stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -42,14 +42,21 @@ def sample_by_frame(
     """Draw the wanted codes latent frame by latent frame; ``(latent frame, ids [rows,L])`` after each finished one."""
     runner.prefill()
     refiner = _Refiner(runner, canvas, vocabulary, sampling, sample_indices)
+    for frame in frame_by_frame(canvas, sampling, refiner.refine, refiner.commit):
+        yield frame, refiner.ids
+
+
+def frame_by_frame(
+    canvas: Canvas, sampling: Sampling, draw: Callable[[slice, int], None], commit: Callable[[slice], None]
+) -> Iterator[int]:
+    """Each latent frame once ``draw(places, steps)`` has drawn it; all but the last are then committed."""
     last = int(canvas.frame[-1])
     for frame in range(last + 1):
         places = canvas.places(frame)
-        steps = sampling.first_steps if frame == 0 and sampling.first_steps else sampling.steps
-        refiner.refine(places, steps)
-        yield frame, refiner.ids
+        draw(places, sampling.first_steps if frame == 0 and sampling.first_steps else sampling.steps)
+        yield frame
         if frame < last:
-            refiner.commit(places)
+            commit(places)
 
 
 class _Refiner:

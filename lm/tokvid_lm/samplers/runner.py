@@ -130,6 +130,11 @@ class Runner:
         """
         return self._run(ids.to(self._device), place_ids, block=block, keep=keep)
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """What the model reads where ``ids`` ``[rows,n]`` stand, ``[rows,n,H]``."""
+        embedded: Tensor = self._embed(ids.to(self._device))
+        return embedded
+
     def rewind(self, length: int) -> None:
         """Forget all but the first ``length`` positions, padding included."""
         self._seen = min(self._seen, length)
@@ -199,7 +204,7 @@ class Runner:
         if self._history is not None:
             old_ids, old_places, old_mask = self._history
             if ids.ndim > old_ids.ndim:
-                old_ids = self._embed(old_ids)
+                old_ids = self.embed(old_ids)
             wide = torch.nn.functional.pad(old_mask, (0, ids.shape[1]))
             ids, places = torch.cat([old_ids, ids], dim=1), torch.cat([old_places, places], dim=-1)
             mask = torch.cat([wide, mask], dim=1)
