@@ -50,6 +50,9 @@ PROMPT = [TextSegment("a fox moves left")]
 SIZE = {"num_frames": 5, "height": 16, "width": 16}
 FRAME = MixtureConfig(objective="frame")
 DIM = 3
+needs_processes = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this torch trains in one process alone"
+)
 
 
 @pytest.fixture(scope="module")
@@ -373,6 +376,7 @@ def test_it_learns_and_a_stopped_run_resumes_to_the_same_weights(
 
 
 @pytest.mark.slow
+@needs_processes
 def test_two_processes_learn_what_two_passes_a_step_teach(kl_codec: VideoCodec, tmp_path: Path) -> None:
     """A pass of text alone, which asks the head for nothing, is among them."""
     kl_codec.save_pretrained(tmp_path / "codec")
@@ -392,6 +396,7 @@ def test_two_processes_learn_what_two_passes_a_step_teach(kl_codec: VideoCodec, 
 
 
 @pytest.mark.slow
+@needs_processes
 @pytest.mark.parametrize(
     "deepspeed",
     [
