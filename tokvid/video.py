@@ -21,7 +21,7 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
 from tokvid.atomic import atomic_path
-from tokvid.errors import ShapeError, VideoError, did_you_mean
+from tokvid.errors import DataError, ShapeError, VideoError, did_you_mean
 from tokvid.video_source import SCALING, Crop, Fitter, VideoSource
 
 Pictures = npt.NDArray[np.uint8]
@@ -130,6 +130,12 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
 def count_frames(info: VideoInfo, fps: float) -> int:
     """How many frames :func:`read_video` gives for the whole file at ``fps``, by what the file states."""
     return max(0, math.ceil((info.duration_s - _early(fps, info.fps)) * fps))
+
+
+def check_window(start: float, end: float | None) -> None:
+    """Raise :class:`DataError` unless ``start`` and ``end`` (None: that of the video), in seconds, are a window."""
+    if not math.isfinite(start) or start < 0 or (end is not None and not start < end < math.inf):
+        raise DataError(f"a window of a video begins at 0 s or later and has an end after it, got {start} to {end}")
 
 
 def read_video(

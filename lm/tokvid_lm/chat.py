@@ -145,6 +145,8 @@ class Chat:
         loaded = [replace(turn, segments=tuple(map(self._with_codes, turn.segments))) for turn in turns]
         self._close()
         self._turns = loaded
+        self.forgotten = 0
+        """How many of the oldest turns have gone since the conversation began."""
         self._runner: Runner | None = None
         self._read: list[int] = []
 
@@ -384,6 +386,7 @@ class Chat:
                 )
             del self._turns[:2]
             forgotten += 2
+        self.forgotten += forgotten
         return forgotten
 
     def _reserved_text(self) -> int:

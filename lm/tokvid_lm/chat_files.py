@@ -21,7 +21,7 @@ from tokvid.errors import CheckpointError, DataError, ShapeError
 from tokvid.frames import to_model, to_pictures
 from tokvid.provenance import provenance
 from tokvid.saved_json import read_mapping
-from tokvid.video import Video, count_frames, probe_video, read_video, write_video
+from tokvid.video import Video, check_window, count_frames, probe_video, read_video, write_video
 from tokvid_lm.processor import codec_device
 from tokvid_lm.segments import Segment, TextSegment, Turn, VideoSegment
 from tokvid_lm.video_lm import VideoLM
@@ -36,9 +36,11 @@ _MOST_FRAMES = 17  # of a clip, for a model that was trained on several lengths
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReadClip:
-    """A clip to show to a model; ``note`` says what of the file it is, where it is not all of it."""
+    """A clip to show to a model; ``note`` says what of the file it is, where it is not all of it, and ``size`` (H, W)
+    how large its frames are in the file."""
 
     segment: VideoSegment
+    size: tuple[int, int]
     note: str | None
 
 
@@ -53,8 +55,7 @@ def read_clip(
     :class:`~tokvid.errors.VideoError` for a file that cannot be read, :class:`DataError` for an empty window.
     """
     start = 0.0 if picture else start
-    if not math.isfinite(start) or start < 0 or (end is not None and not start < end < math.inf):
-        raise DataError(f"a window of a video begins at 0 s or later and has an end after it, got {start} to {end}")
+    check_window(start, end)
     settings, info = lm.settings, probe_video(path)
     if info.height * info.width > _MOST_PIXELS:
         raise DataError(
@@ -89,7 +90,7 @@ def read_clip(
         fps=None if is_picture else settings.fps,
         made_by={"source": Path(path).name, "codec": lm.codec.codec_id, **provenance()},
     )
-    return ReadClip(segment=segment, note=note)
+    return ReadClip(segment=segment, size=(info.height, info.width), note=note)
 
 
 def pictures_of(lm: VideoLM, segment: VideoSegment) -> Any:

@@ -212,7 +212,8 @@ class LMRecipe:
     ``layout`` and ``positions`` say how codes stand in a document, ``factors`` into which digits a large codebook is
     split, and ``num_actions`` how many different actions clips have (0: none). ``dialogues`` are what the shares of the
     objective ``chat`` are about. With a continuous codec ``head`` is what latents are drawn with, and ``refinement``
-    how; the mixture has then the objectives ``frame``, from text alone, and ``text``.
+    how; the mixture has then the objectives ``frame``, from text alone, and ``text``. ``about`` is what the model tells
+    people who talk with it that it was trained on, in a line.
     """
 
     task: Literal["lm"] = "lm"
@@ -220,6 +221,7 @@ class LMRecipe:
     output: str
     data: LMDataConfig = field(default_factory=SpriteDataConfig)
     codec: str
+    about: str | None = None
     model: ModelConfig = field(default_factory=ScratchModelConfig)
     template: Literal["rows", "bare", "emu3"] = "rows"
     layout: Literal["raster", "frame", "random"] = "raster"
@@ -233,6 +235,8 @@ class LMRecipe:
     evaluation: LMEvaluationConfig = field(default_factory=LMEvaluationConfig)
 
     def __post_init__(self) -> None:
+        if self.about is not None and not self.about.isprintable():
+            raise ConfigError(f"about is a line of text, got {self.about!r}")
         if isinstance(self.data, SpriteDataConfig) and self.evaluation.clips > self.data.held_out_clips:
             raise ConfigError(
                 f"evaluation.clips asks for {self.evaluation.clips} held-out captions, data.held_out_clips has"

@@ -34,7 +34,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     path = folder / VIDEO_FILE
     if not path.is_file():
         inner = next((found for found in sorted(folder.glob(f"*/{VIDEO_FILE}"))), None)
-        mend = f"did you mean {inner.parent}?" if inner else "make one with VideoLM.extend"
+        mend = f"did you mean {inner.parent}?" if inner else "give the lm folder of a run of training"
         raise CheckpointError(f"{path} is missing: this folder holds no VideoLM; {mend}")
     facts = read_mapping(path, "VideoLM")
     version = facts.get("format_version")

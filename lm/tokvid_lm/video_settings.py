@@ -15,6 +15,7 @@ class VideoSettings:
     ``sampling``: the modes it was trained in and how clips are drawn in each, the default first (their seeds do not
     count). ``num_frames``, ``height`` and ``width`` in pixels and ``fps`` of its clips, where they were all alike, and
     ``latent_frames`` of the longest. ``knows_null_prompt``: whether captions were dropped, which guidance needs.
+    ``about``: what it was trained on and can be asked, in a line for people who talk with it; None says nothing.
     """
 
     sampling: tuple[Sampling, ...] = (Sampling(),)
@@ -25,8 +26,11 @@ class VideoSettings:
     latent_frames: int | None = None
     knows_null_prompt: bool = True
     captions: bool = False
+    about: str | None = None
 
     def __post_init__(self) -> None:
+        if self.about is not None and not self.about.isprintable():
+            raise ModelError(f"about is a line of text, got {self.about!r}")
         modes = [sampling.mode for sampling in self.sampling]
         if len(set(modes)) != len(modes):
             raise ModelError(f"a model draws in each mode it knows once, got {modes}")

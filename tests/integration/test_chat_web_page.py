@@ -47,9 +47,9 @@ def open_page(lm: VideoLM, folder: Path, **options: Any) -> Page:
     return ChatHost(lm, name="tiny", folder=folder, **{"text": SOME, "max_new_tokens": WORDS, **options}).open_page()
 
 
-def answer(page: Page, drawing: Drawing | None = None) -> list[str]:
+def answer(page: Page) -> list[str]:
     """Answer what was asked; what the page then shows, as ``role kind``."""
-    for _ in page.answer(drawing or Drawing()):
+    for _ in page.answer():
         pass
     return kinds(page)
 
@@ -64,8 +64,8 @@ def notes(page: Page) -> list[str]:
 
 def test_a_page_shows_clips_codes_and_text(lm: VideoLM, clip: Path, seed: int, tmp_path: Path) -> None:
     page = open_page(lm, tmp_path)
-    assert page.ask(ASKED, [clip]) and page.busy
-    shown = answer(page, Drawing(mode="frame", steps=2, seed=seed))
+    assert page.ask(ASKED, [clip], drawing=Drawing(mode="frame", steps=2, seed=seed)) and page.busy
+    shown = answer(page)
     assert shown[:4] == ["user clip", "user codes", "user text", "assistant text"] and not page.busy
     at = shown.index("assistant clip")
     assert shown[at + 1] == "assistant codes"
@@ -99,8 +99,8 @@ def test_an_answer_is_tried_again_with_the_next_seed(talker: VideoLM, tmp_path: 
     page.ask_again()
     assert answer(page) == ["user text", "assistant text"]
     assert page.messages()[1].content != first and page.chat.seed == 6
-    page.ask_again()
-    answer(page, Drawing(seed=5))
+    page.ask_again(Drawing(seed=5))
+    answer(page)
     assert page.messages()[1].content == first  # a seed that was chosen is taken
     assert len(page.chat.turns) == 2
     assert zipfile.ZipFile(page.save()).namelist() == ["conversation/conversation.json"]
@@ -121,7 +121,8 @@ def test_bad_messages_are_noted_and_the_conversation_goes_on(talker: VideoLM, tm
         assert not page.ask(text, files) and not page.busy
         assert re.search(words, notes(page)[-1])
     assert not page.ask("see", ["a.mp4"], start=float("nan"))
-    assert kinds(page) == before + ["assistant note"] * 6
+    assert not page.ask("see", drawing=Drawing(seed=-1)) and "a seed is a number from 0 to" in notes(page)[-1]
+    assert kinds(page) == before + ["assistant note"] * 7
     page.ask("and now?")
     assert answer(page)[-2:] == ["user text", "assistant text"]
     assert [len(turn.segments) for turn in page.chat.turns] == [1, 1, 1, 1]
@@ -182,7 +183,7 @@ def test_our_own_faults_are_noted_without_a_traceback(
 def test_what_was_said_until_it_was_cancelled_stays(talker: VideoLM, tmp_path: Path) -> None:
     page = open_page(talker, tmp_path, max_new_tokens=2000)
     page.ask("hello")
-    following = page.answer(Drawing())
+    following = page.answer()
     while not any(message.role == "assistant" for message in page.messages()):
         next(following)
     with pytest.raises(DataError, match="one answer at a time"):
@@ -199,7 +200,7 @@ def test_what_was_said_until_it_was_cancelled_stays(talker: VideoLM, tmp_path: P
     assert isinstance(said, str) and segment.text.startswith(said)
     # Whoever goes away closes the iterator.
     page.ask("hello again")
-    following = page.answer(Drawing())
+    following = page.answer()
     for _ in range(5):
         next(following)
     following.close()
@@ -216,6 +217,39 @@ def test_an_answer_that_waits_can_be_cancelled(talker: VideoLM, tmp_path: Path) 
     assert (one.status, two.status) == ("reading", "waiting for 1 other answer")
     two.cancel()
     assert not two.busy and answer(two) == ["user text", "assistant note"] and two.chat.turns == ()
+
+
+def test_only_a_message_that_was_answered_is_tried_again(talker: VideoLM, tmp_path: Path) -> None:
+    """Else the answer before it would go."""
+    page = open_page(talker, tmp_path)
+    page.ask("one")
+    answer(page)
+    page.ask("two")
+    page.cancel()
+    said = page.messages()
+    with pytest.raises(DataError, match="the last message was not answered"):
+        page.ask_again()
+    page.ask("see", [broken(tmp_path)])
+    answer(page)
+    with pytest.raises(DataError, match="the last message was not answered"):
+        page.ask_again()
+    assert page.messages()[: len(said)] == said
+    page.ask("three")
+    answer(page)
+    page.ask_again()
+    assert answer(page)[-2:] == ["user text", "assistant text"]
+
+
+def test_so_many_answers_wait_and_no_more(talker: VideoLM, tmp_path: Path) -> None:
+    host = ChatHost(talker, name="tiny", folder=tmp_path)
+    pages = [host.open_page() for _ in range(33)]
+    for page in pages[:-1]:
+        page.ask("hello")
+    with pytest.raises(DataError, match="32 answers to others wait already"):
+        pages[-1].ask("hello")
+    assert not pages[-1].busy and not pages[-1].messages()
+    pages[0].cancel()
+    assert pages[-1].ask("hello")
 
 
 def test_answers_of_two_pages_do_not_mix(talker: VideoLM, tmp_path: Path) -> None:

@@ -650,10 +650,12 @@ def test_what_cannot_fit_is_refused_and_nothing_is_lost() -> None:
     assert chat.turns == before
     assert say(chat, "go on") == say(fresh, "go on")
     most = 128 - 1 - 2 - 1 - 8  # bos, who speaks and the end, who answers, and what is kept for an answer
-    assert say(chat, "y" * most)[0] == Forgotten(6)
+    assert say(chat, "y" * most)[0] == Forgotten(6) and chat.forgotten == 6
     with pytest.raises(ModelError, match="say less"):
         chat.say([TextSegment("y" * (most + 1))])
-    assert len(chat.turns) == 2
+    assert len(chat.turns) == 2 and chat.forgotten == 6
+    chat.clear()
+    assert chat.forgotten == 0
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,12 @@ from tokvid_tokenizers import load_codec
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ,.!?"
 SETTINGS = VideoSettings(
-    sampling=tuple(Sampling(mode=mode, steps=3) for mode in MODES), num_frames=5, height=16, width=16, fps=8.0
+    about="dots that move",
+    sampling=tuple(Sampling(mode=mode, steps=3) for mode in MODES),
+    num_frames=5,
+    height=16,
+    width=16,
+    fps=8.0,
 )
 
 

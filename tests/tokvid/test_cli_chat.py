@@ -21,6 +21,7 @@ from tests.lm.tiny import build_model, build_tokenizer
 from tests.lm.tiny_chat import build
 from tokvid import Video, write_video
 from tokvid.cli import main as command
+from tokvid.cli.chat_session import ChatSession
 from tokvid.cli.chat_terminal import completions, printable
 from tokvid.video import probe_video
 from tokvid_lm import VideoLM
@@ -96,8 +97,12 @@ def test_a_script_comes_back_whole(
     for line in written[1::2]:
         for piece in line["content"] if isinstance(line["content"], list) else []:
             assert piece["type"] == "text" or (out / piece["path"]).is_file()
-    # What came out can go in again: every answer stands in it.
-    again = tmp_path / "again"
+    # What came out can go in again: every answer stands in it, and what was forgotten is told anew.
+    again, replayed = tmp_path / "again", out / "dialog.jsonl"
+    told = [line | {"forgotten_turns": 2} if line["role"] == "assistant" else line for line in written]
+    (out / "told.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+    assert command.main(["chat", str(model), "--script", str(out / "told.jsonl"), "--out", str(tmp_path / "told")]) == 0
+    assert (tmp_path / "told" / "dialog.jsonl").read_text() == replayed.read_text()
     assert command.main(["chat", str(model), "--script", str(out / "dialog.jsonl"), "--out", str(again)]) == 0
     assert (again / "dialog.jsonl").read_text() == (out / "dialog.jsonl").read_text()
 
@@ -109,6 +114,13 @@ def test_a_script_comes_back_whole(
         ('{"role": "system", "content": "x"}', "line 2: a message is"),
         ('{"role": "user", "content": []}', "line 2: there is nothing to answer"),
         ('{"role": "user", "content": 3}', "line 2: the content of a message"),
+        (
+            '{"role": "user", "content": "x", "contents": "y"}',
+            "line 2: a message of the user has no",
+        ),
+        ('{"role": "user", "content": ""}', "line 2: there is nothing to answer"),
+        ('{"role": "user", "content": [{"type": ["text"], "text": "x"}]}', "line 2: a piece of a message"),
+        ("[" * 100_000, "line 2: is no JSON"),
         ('{"role": "user", "content": [{"type": "sound"}]}', "line 2: a piece of a message"),
         ('{"role": "user", "content": [{"type": "video", "path": "none.mp4"}]}', "line 2: "),
         ('{"role": "user", "content": [{"type": "video", "path": "clip.mp4", "start": "a"}]}', "seconds"),
@@ -125,8 +137,43 @@ def test_a_line_of_a_script_that_is_wrong_is_named(
     assert command.main(["chat", str(model), "--script", str(script), "--out", str(out), *SEED]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1, error
-    answered = "is no JSON" not in message and "a message is" not in message
-    assert (out / "dialog.jsonl").is_file() == answered
+    # What can be seen before a model is there is said before anything is answered.
+    assert (out / "dialog.jsonl").is_file() == (message == "say less")
+
+
+def test_a_script_that_failed_at_its_first_line_can_be_given_again(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, out = tmp_path / "dialog.jsonl", tmp_path / "out"
+    arguments = ["chat", str(model), "--script", str(script), "--out", str(out), *SEED]
+    script.write_text(json.dumps({"role": "user", "content": "ha " * 3000}))
+    assert command.main(arguments) == 2
+    script.write_text(json.dumps({"role": "user", "content": "hello"}))
+    assert command.main(arguments) == 0
+    assert command.main(arguments) == 2
+    assert f"{out / 'dialog.jsonl'} exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--guidance", "nan", "--guidance must be at least 0, got nan"),
+        ("--guidance", "-1", "--guidance must be at least 0, got -1.0"),
+        ("--temperature", "0", "--temperature must be above 0, got 0.0"),
+        ("--max-words", "0", "--max-words must be at least 1, got 0"),
+        ("--steps", "0", "--steps must be at least 1, got 0"),
+        ("--seed", "-1", "--seed must be at least 0, got -1"),
+        ("--mode", "frames", "there is no --mode 'frames': did you mean 'frame'?"),
+    ],
+)
+def test_an_option_that_no_model_takes_is_named_before_one_is_loaded(
+    option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["chat", "no-such-model", "-p", "hello", option, value]) == 2
+    assert message in capsys.readouterr().err
+    if option != "--max-words":
+        assert command.main(["generate", "no-such-model", "a fox", option, value, "-o", "none.mp4"]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_what_cannot_talk_is_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,12 +204,16 @@ def test_a_codec_that_is_missing_is_a_line(model: Path, tmp_path: Path, capsys: 
 def test_pipes_are_a_conversation_without_pictures(model: Path, clip: Path, tmp_path: Path) -> None:
     talk = subprocess.run(
         [sys.executable, "-m", "tokvid", "chat", str(model), "--out", str(tmp_path / "out"), *SEED],
-        input=b"hello\n/video clip.mp4 0.5-\nwhat is it?\n/video none.mp4\n\xff\xfe\n/save kept\n/nonsense\n/quit\n",
+        input=b"hello\n/retry\n/video clip.mp4 0.5-\nwhat is it?\n/video none.mp4\n\xff\xfe\n/save kept\n/nonsense\n"
+        b"/image clip.mp4\n/quit\n",
         capture_output=True,
         cwd=tmp_path,
         timeout=300,
     )
     errors = talk.stderr.decode()
+    assert "clip.mp4: of 2.0 s the model reads 0.6 s from 0.5 s on" in errors and ", scaled to 16x16, with" in errors
+    assert "clip.mp4: a picture of 24x24, scaled to 16x16, with the next message" in errors
+    assert "once more, with seed 4\n" in errors, "words are drawn, so they differ"
     assert talk.returncode == 0, errors
     assert not PIXEL.search(talk.stdout.decode())
     assert all(part in errors for part in ("none.mp4", "no UTF-8", "no command", "4 turns are in kept"))
@@ -224,9 +275,11 @@ def person(model: Path, tmp_path: Path) -> Iterator[Person]:
 
 def test_a_person_at_a_terminal(person: Person, model: Path, clip: Path, tmp_path: Path) -> None:
     person.reads_until("/help lists the commands")
+    person.reads_until("it knows dots that move")
     person.reads_until("> ")
     person.types("/hel\t\n")
     person.reads_until("/quit")
+    person.reads_until("it knows dots that move")
     person.types(f"/seed {seed_that_draws(model, tmp_path)}\n")
     person.reads_until("the seed is")
     person.types("hello\n")
@@ -246,6 +299,22 @@ def test_a_person_at_a_terminal(person: Person, model: Path, clip: Path, tmp_pat
     person.types("/quit\n")
     assert person.process.wait(timeout=60) == 0
     assert "hello" in (tmp_path / "tokvid" / "chat_history").read_text()
+
+
+def test_what_is_saved_says_what_is_missing(model: Path, tmp_path: Path) -> None:
+    lm = VideoLM.from_pretrained(model)
+    lm.model.config.max_position_embeddings = 128
+    session = ChatSession(lm, name="talker", max_new_tokens=4)
+    for _ in range(6):
+        list(session.say("what i say in every turn"))
+    kept, forgotten = len(session.chat.turns), session.chat.forgotten
+    assert forgotten and kept + forgotten == 12
+    (line,) = session.command(f"/save {tmp_path / 'kept'}").lines
+    assert line == (
+        f"{kept} turns are in {tmp_path / 'kept'}; the {forgotten} before them, which the model has forgotten, are not"
+    )
+    (line,) = session.command("/retry").lines
+    assert line.endswith("words are the likeliest, so only a clip differs")
 
 
 def test_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from tokvid.data.sprites import (
 )
 from tokvid.data.sprites import dialogue_words as words
 from tokvid.data.sprites.backgrounds import Background
-from tokvid.data.sprites.dialogues import KINDS, Asked, SpriteDialogue, SpriteDialogues, is_right
+from tokvid.data.sprites.dialogues import KINDS, Asked, SpriteDialogue, SpriteDialogues, gap_of, is_right
 from tokvid.errors import ConfigError, DataError
 
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -115,7 +115,7 @@ def test_the_splits_are_apart() -> None:
 
 def test_no_wording_is_in_both_splits() -> None:
     tables = [table for table in vars(words).values() if isinstance(table, dict) and "held_out" in table]
-    assert len(tables) == 11
+    assert len(tables) == 12
     train, held_out, far = ({text for table in tables for text in table[kind]} for kind in (*SPLITS, "far"))
     assert train and held_out and far and not train & held_out and not held_out & far
     nearest = {text: min(train, key=lambda other: word_distance(text, other)) for text in far}
@@ -278,7 +278,7 @@ def test_training_asks_nothing_twice_of_two_clips() -> None:
         ]
         assert len(answers) == len(set(answers))
         most = max(most, len(answers))
-    assert most == 3, "whether both move the same way, and of each sprite in which it is"
+    assert most > 3, "whether both move the same way, and of sprites and motions in which clip they are"
 
 
 def test_conclusions_come_after_what_they_are_from() -> None:
@@ -287,6 +287,45 @@ def test_conclusions_come_after_what_they_are_from() -> None:
     said = "the first shows a frog, the second an ape: the ape is in the second"
     assert words.say_which("frog", "ape", "ape") == said
     assert words.say_which("ape", "frog", "ape").endswith("an ape, the second a frog: the ape is in the first")
+    assert words.say_which("ape", "ape", "ape").endswith("the ape is in both")
+    assert words.say_which("ape", "frog", "fox").endswith("the fox is in neither")
+    said = "the first moves left and the second stays still: that is in the second"
+    assert words.say_which_motion("left", "stay", "stay") == said
+    assert words.say_which_motion("left", "left", "left").endswith("that is in both")
+    assert words.say_which_motion("left", "left", "up").endswith("that is in neither")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_what_is_described_is_the_newest_clip(split: Split) -> None:
+    kinds = set()
+    for each in made(split, MANY):
+        shown = 0
+        for user, assistant, asked in zip(each.dialogue.turns[::2], each.dialogue.turns[1::2], each.asked, strict=True):
+            own = sum(isinstance(piece, int) for piece in user.pieces)
+            shown += own
+            if asked.kind in ("describe", "again"):
+                assert (own == 1) == (asked.kind == "describe")
+                assert asked.text == words.say_scene(each.scenes[shown - 1])
+                kinds.add((asked.kind, shown))
+            shown += sum(isinstance(piece, int) for piece in assistant.pieces)
+    assert {("describe", 1), ("describe", 2), ("again", 1), ("again", 2)} <= kinds
+
+
+def test_a_continuation_is_as_far_from_the_clip_before_as_it_begins_elsewhere() -> None:
+    oracle, gaps = Oracle(SpriteWorldConfig()), []
+    for each in made("held_out", MANY):
+        if each.asked[-1].kind != "continue":
+            sights = oracle.look(np.stack(each.dialogue.clips[-1:]))
+            assert all(gap_of(asked, sights[0]) is None for asked in each.asked), "nothing is continued"
+            continue
+        asked, clips = each.asked[-1], each.dialogue.clips
+        right, moved = oracle.look(np.stack([clips[1], np.roll(clips[1], 5, axis=2)]))
+        gap, other = gap_of(asked, right), gap_of(asked, moved)
+        assert gap is not None
+        gaps.append(gap)
+        if other is not None and moved.sprites[0].motion == right.sprites[0].motion:
+            assert other > 3
+    assert len(gaps) > 5 and np.mean(np.array(gaps) <= 2) > 0.9
 
 
 @pytest.mark.parametrize("background", BACKGROUNDS)

@@ -19,8 +19,9 @@ def test_every_shipped_recipe_is_dry_run(
     monkeypatch.chdir(tmp_path)
     assert main(["train", name, "--dry-run"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    stood_in = ("codec/sprites-refine", "lm/smollm2-extend", "lm/sprites-chat", "lm/sprites-hybrid", "lm/web-7b")
-    if name in (*stood_in, "lm/sprites-continuous-tiny"):  # by a small model
+    lms = ("smollm2-extend", "sprites-chat", "sprites-continuous-tiny", "sprites-hybrid", "web-7b")
+    refiners = ("natural-128-refine", "sprites-refine")
+    if name in [*(f"lm/{lm}" for lm in lms), *(f"codec/{refiner}" for refiner in refiners)]:  # by a small model
         assert list(figures) == ["parameters_of_the_stand_in"]
     else:
         assert figures["parameters"] > 100_000

@@ -113,6 +113,21 @@ def test_clips_do_not_influence_each_other() -> None:
     assert oracle.look(frames[:0]) == []
 
 
+def test_a_sprite_is_seen_where_it_was_drawn() -> None:
+    seen_in = 0
+    for size in ((32, 32), (64, 48)):
+        world = SpriteWorld(SpriteWorldConfig(size=size, num_frames=9))
+        frames, _ = world.render_many(range(6), "train")
+        for index, sight in enumerate(Oracle(world.config).look(frames)):
+            placed = {each.sprite: each for each in world.scene(index, split="train").sprites}
+            for seen in sight.sprites:
+                drawn = placed[str(seen.sprite)]
+                centres = np.array(drawn.path) + drawn.size / 2
+                assert np.abs(np.array(seen.path) - centres).mean() < 1.6
+                seen_in += 1
+    assert seen_in >= 12
+
+
 def test_one_frame_shows_a_sprite_but_no_motion() -> None:
     frames, _ = SpriteWorld(SMALL).render_many(range(3), "train")
     for index, sight in enumerate(Oracle(SMALL).look(frames[:, :1])):

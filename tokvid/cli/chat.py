@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load the model and talk, in the way that was asked for."""
+    from tokvid.cli.chat_script import read_script, run_script
     from tokvid.cli.chat_session import ChatSession, checked_text
+    from tokvid.cli.drawing_options import check_drawing
     from tokvid.cli.main import UsageError
     from tokvid.video_source import existing_file
 
@@ -71,8 +73,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("-p has nothing to say: give a text, or show a --video")
     for path in (*arguments.video, *([arguments.script] if arguments.script is not None else [])):
         existing_file(path)  # before the model is loaded, which takes a while
-    if arguments.out is not None and Path(arguments.out).is_file():
-        raise UsageError(f"--out names the folder for clips, and {arguments.out} is a file")
+    out = None if arguments.out is None else Path(arguments.out)
+    if out is not None and out.is_file():
+        raise UsageError(f"--out names the folder for clips, and {out} is a file")
+    check_drawing(arguments)
+    if arguments.web:
+        from tokvid.cli.chat_web_page import MOST_SEED
+
+        if arguments.seed > MOST_SEED:
+            raise UsageError(f"--seed must be at most {MOST_SEED} with --web, got {arguments.seed}")
+    script = None if arguments.script is None else Path(arguments.script)
+    messages = [] if script is None else read_script(script, out)
     from transformers.utils import logging as transformers_logging
 
     from tokvid.runtime import default_device, loading_dtype
@@ -99,17 +110,15 @@ def run(arguments: argparse.Namespace) -> int:
     session = ChatSession(
         lm,
         name=name,
-        folder=None if arguments.out is None else Path(arguments.out),
+        folder=out,
         mode=arguments.mode,
         seed=arguments.seed,
         video={key: value for key, value in video.items() if value is not None},
         text=None if arguments.temperature is None else {"temperature": arguments.temperature},
         max_new_tokens=arguments.max_words,
     )
-    if arguments.script is not None:
-        from tokvid.cli.chat_script import run_script
-
-        return run_script(session, Path(arguments.script))
+    if script is not None:
+        return run_script(session, script, messages)
     from tokvid.cli.chat_terminal import Terminal
 
     terminal = Terminal(session)

@@ -11,40 +11,56 @@ from typing import TYPE_CHECKING, Any
 
 from tokvid.cli.chat_session import ChatSession, checked_text
 from tokvid.errors import DataError, TokvidError, did_you_mean
+from tokvid.video import check_window
+from tokvid.video_source import existing_file
 
 if TYPE_CHECKING:
     from tokvid_lm.segments import Segment
 
 OUTPUT = "dialog.jsonl"
 DEFAULT_FOLDER = "tokvid-chat"
+_MESSAGE_KEYS = {"user": {"role", "content"}, "assistant": {"role", "content", "forgotten_turns"}}
 _KEYS = {"text": {"type", "text"}, "video": {"type", "path", "start", "end"}}
+Messages = list[tuple[int, dict[str, Any]]]
 
 
-def run_script(session: ChatSession, script: Path) -> int:
-    """Answer each message of ``script``; every line of the dialogue is printed and written as it is done.
+def read_script(script: Path, out: Path | None) -> Messages:
+    """The messages of a script with the numbers of their lines, before any model is there to answer them.
 
-    Paths in the script are relative to it. Turns of the assistant that stand in it are taken as said. Raises
-    :class:`DataError` naming the line that cannot be read, or answered; what came before is written then.
+    Raises :class:`DataError` naming a line that says no message, and for an ``out`` that holds a dialogue already.
     """
-    messages = list(_messages(script))
-    for (_, before), (number, message) in zip([(0, {"role": "assistant"}), *messages], messages, strict=False):
-        if message["role"] == before["role"] == "assistant":
-            raise DataError(f"{script}, line {number}: the assistant answers, and nobody has said anything before it")
-    folder = session.make_folder(DEFAULT_FOLDER)
-    output = folder / OUTPUT
+    output = (Path(DEFAULT_FOLDER) if out is None else out) / OUTPUT
     if output.exists():
         raise DataError(f"{output} exists: name another folder with --out")
-    with output.open("x", encoding="utf-8") as file:
-        for place, (number, message) in enumerate(messages):
-            given = messages[place + 1][1] if place + 1 < len(messages) else {}
-            try:
-                lines = _exchange(session, message, given, script.parent, folder)
-            except TokvidError as error:
-                raise DataError(f"{script}, line {number}: {error}") from error
-            for line in lines:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                file.flush()
-                print(json.dumps(line), flush=True)  # in ASCII: nothing in it can command a terminal
+    messages, before = list(_messages(script)), "assistant"
+    for number, message in messages:
+        try:
+            _check(message, before, script.parent)
+        except TokvidError as error:
+            raise DataError(f"{script}, line {number}: {error}") from error
+        before = message["role"]
+    return messages
+
+
+def run_script(session: ChatSession, script: Path, messages: Messages) -> int:
+    """Answer each message that was read from ``script``; every line of the dialogue is printed and written as it is
+    done.
+
+    Paths in the script are relative to it. Turns of the assistant that stand in it are taken as said. Raises
+    :class:`DataError` naming the line that cannot be answered; what came before is written then.
+    """
+    folder = session.make_folder(DEFAULT_FOLDER)
+    for place, (number, message) in enumerate(messages):
+        given = messages[place + 1][1] if place + 1 < len(messages) else {}
+        try:
+            lines = _exchange(session, message, given, script.parent, folder)
+        except TokvidError as error:
+            raise DataError(f"{script}, line {number}: {error}") from error
+        # None before the first answer, and never another's.
+        with (folder / OUTPUT).open("a" if place else "x", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        for line in lines:
+            print(json.dumps(line), flush=True)  # in ASCII: nothing in it can command a terminal
     return 0
 
 
@@ -57,6 +73,7 @@ def _exchange(
     said = list(_segments(session, message.get("content"), folder))
     if following.get("role") == "assistant":
         forgotten = session.chat.take(said, list(_segments(session, following.get("content"), folder)))
+        following = {key: value for key, value in following.items() if key != "forgotten_turns"}
         told = {"forgotten_turns": forgotten} if forgotten else {}
         return [_seen_from(message, folder, out), _seen_from(following, folder, out) | told]
     return [_seen_from(message, folder, out), _answer(session, said)]
@@ -84,7 +101,7 @@ def _messages(script: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             message = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{script}, line {number}: is no JSON ({error})") from error
         if not isinstance(message, dict) or message.get("role") not in ("user", "assistant"):
             raise DataError(
@@ -94,34 +111,63 @@ def _messages(script: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, message
 
 
-def _segments(session: ChatSession, content: object, folder: Path) -> Iterator[Segment]:
-    from tokvid_lm.chat_files import read_clip
-    from tokvid_lm.segments import TextSegment
+def _check(message: dict[str, Any], before: str, folder: Path) -> None:
+    """Raise what is wrong with a message of a script in ``folder`` after one of the role ``before``."""
+    if message["role"] == before == "assistant":
+        raise DataError("the assistant answers, and nobody has said anything before it")
+    known = _MESSAGE_KEYS[message["role"]]
+    unknown = sorted(set(message) - known)
+    if unknown:
+        raise DataError(f"a message of the {message['role']} has no {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
+    pieces = list(_pieces(message.get("content")))
+    if message["role"] == "user" and not any(piece.get("text", "a video") for piece in pieces):
+        raise DataError("there is nothing to answer: say something, or show a video")
+    for piece in pieces:
+        if piece["type"] == "video":
+            existing_file(folder / piece["path"])
 
+
+def _pieces(content: object) -> Iterator[dict[str, Any]]:
+    """The pieces of a message's content, each of a known type with what belongs to it."""
     pieces = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(pieces, list):
         raise DataError(f"the content of a message is text or a list of pieces, got {content!r}")
     for piece in pieces:
         kind: Any = piece.get("type") if isinstance(piece, dict) else None
-        unknown = sorted(set(piece) - _KEYS[kind]) if kind in _KEYS else []
+        unknown = sorted(set(piece) - _KEYS[kind]) if isinstance(kind, str) and kind in _KEYS else []
         if unknown:
             raise DataError(f"a piece of {kind} has no {unknown[0]!r}: {did_you_mean(unknown[0], _KEYS[kind])}")
         if kind == "text" and isinstance(piece.get("text"), str):
-            yield TextSegment(checked_text(piece["text"]))
+            checked_text(piece["text"])
         elif kind == "video" and isinstance(piece.get("path"), str):
             start, end = piece.get("start", 0.0), piece.get("end")
-            wrong = isinstance(start, bool) or not isinstance(start, int | float)
-            if wrong or not (end is None or isinstance(end, int | float)):
+            if not (_is_seconds(start) and (end is None or _is_seconds(end))):
                 raise DataError(f"start and end of a video are seconds, got {start!r} and {end!r}")
-            clip = read_clip(session.lm, folder / piece["path"], start=start, end=end)
-            if clip.note is not None:
-                print(clip.note, file=sys.stderr, flush=True)
-            yield clip.segment
+            check_window(start, end)
         else:
             raise DataError(
                 'a piece of a message is {"type": "text", "text": "..."} or {"type": "video", "path": "..."}, got'
                 f" {piece!r}"
             )
+        yield piece
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _segments(session: ChatSession, content: object, folder: Path) -> Iterator[Segment]:
+    from tokvid_lm.chat_files import read_clip
+    from tokvid_lm.segments import TextSegment
+
+    for piece in _pieces(content):
+        if piece["type"] == "text":
+            yield TextSegment(piece["text"])
+            continue
+        clip = read_clip(session.lm, folder / piece["path"], start=piece.get("start", 0.0), end=piece.get("end"))
+        if clip.note is not None:
+            print(clip.note, file=sys.stderr, flush=True)
+        yield clip.segment
 
 
 def _answer(session: ChatSession, segments: list[Segment]) -> dict[str, Any]:

@@ -73,6 +73,12 @@ class ChatSession:
         )
 
     @property
+    def about(self) -> str | None:
+        """What the model says that it was trained on."""
+        about = self.lm.settings.about
+        return None if about is None else f"it knows {about}"
+
+    @property
     def modes(self) -> list[str]:
         """In which the model was trained to draw."""
         return [sampling.mode for sampling in self.lm.settings.sampling]
@@ -131,7 +137,10 @@ class ChatSession:
         assert frames is not None
         _, _, count, height, width = frames.shape
         what = "a picture" if count == 1 else f"{count} frames"
-        return clip.note or f"{Path(path).name}: {what} of {height}x{width}, with the next message"
+        of_middle = "its middle " if clip.size[0] * width != clip.size[1] * height else ""  # the rest is cut off
+        scaled = "" if clip.size == (height, width) else f", {of_middle}scaled to {height}x{width}"
+        said = f"{Path(path).name}: {what} of {clip.size[0]}x{clip.size[1]}{scaled}, with the next message"
+        return said if clip.note is None else f"{clip.note}{scaled}, with the next message"
 
     def do_video(self, rest: list[str]) -> Reply:
         """``/video FILE [start-end]``."""
@@ -170,15 +179,17 @@ class ChatSession:
         """``/retry``."""
         _nothing_more("/retry", rest)
         events = self.chat.retry()
-        return Reply(lines=(f"once more, with seed {self.chat.seed}",), events=events)
+        surest = "; words are the likeliest, so only a clip differs" if self.chat.text.top_k == 1 else ""
+        return Reply(lines=(f"once more, with seed {self.chat.seed}{surest}",), events=events)
 
     def do_save(self, rest: list[str]) -> Reply:
         """``/save FOLDER``."""
         from tokvid_lm.chat_files import save_conversation
 
-        folder = _folder("/save", rest)
+        folder, forgotten = _folder("/save", rest), self.chat.forgotten
         save_conversation(self.lm, self.chat.turns, folder)
-        return Reply(lines=(f"{len(self.chat.turns)} turns are in {folder}",))
+        without = f"; the {forgotten} before them, which the model has forgotten, are not" if forgotten else ""
+        return Reply(lines=(f"{len(self.chat.turns)} turns are in {folder}{without}",))
 
     def do_load(self, rest: list[str]) -> Reply:
         """``/load FOLDER``."""
@@ -196,7 +207,8 @@ class ChatSession:
 
     def do_help(self, rest: list[str]) -> Reply:
         """``/help``."""
-        return Reply(lines=tuple(f"{name} {what}".replace(" : ", ": ") for name, what in COMMANDS.items()))
+        about = () if self.about is None else (self.about,)
+        return Reply(lines=(*(f"{name} {what}".replace(" : ", ": ") for name, what in COMMANDS.items()), *about))
 
     def do_quit(self, rest: list[str]) -> Reply:
         """``/quit``."""

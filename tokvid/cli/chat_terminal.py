@@ -37,6 +37,8 @@ class Terminal:
         """Until the user leaves. An error, or Ctrl-C in an answer, is one line, and the conversation goes on."""
         if sys.stdin.isatty():
             self.note(f"talking with {self.session.chat.name}; /help lists the commands, Ctrl-D ends")
+            if self.session.about is not None:
+                self.note(self.session.about)
         with _history():
             while True:
                 try:
@@ -70,9 +72,9 @@ class Terminal:
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             if lines and all(line.startswith("/") for line in lines):  # several may have been pasted
                 return all(self._command(line) for line in lines)
-            self._follow(self.session.say(text))
+            self._answer(self.session.say(text))
         except KeyboardInterrupt:
-            self.note("\nstopped; what was said until here is kept (/retry answers once more)")
+            self.note("\nstopped before there was an answer")
         except (TokvidError, OSError) as error:
             self._error(" ".join(str(error).split()))
         return True
@@ -83,8 +85,15 @@ class Terminal:
         for said in reply.lines:
             self.note(said)
         if reply.events is not None:
-            self._follow(reply.events)
+            self._answer(reply.events)
         return not reply.ends
+
+    def _answer(self, events: Iterator[Event]) -> None:
+        """Show an answer; Ctrl-C ends it, and not the conversation."""
+        try:
+            self._follow(events)
+        except KeyboardInterrupt:
+            self.note("\nstopped; what was said until here is kept (/retry answers once more)")
 
     def _follow(self, events: Iterator[Event]) -> None:
         """Show an answer as it comes."""

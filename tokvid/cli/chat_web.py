@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tokvid_lm.samplers.sampling import Sampling
 
 _VISITORS = 64  # whose conversations, with what the model has read of them, are kept
-_WAITING = 32  # answers that may wait for their turn
 _KEPT_S = 24 * 3600  # files of conversations that are still open
 _STYLE = """
 footer { display: none !important; }
@@ -143,7 +142,7 @@ def build_app(
     host = ChatHost(lm, name=name, folder=folder, mode=mode, seed=seed, text=text, max_new_tokens=max_new_tokens)
     with gradio.Blocks(title=f"tokvid chat: {name}", analytics_enabled=False, delete_cache=(3600, _KEPT_S)) as app:
         Layout(gradio, host, mode, seed).connect(app)
-    app.queue(max_size=_WAITING, default_concurrency_limit=1, api_open=False)
+    app.queue(default_concurrency_limit=1, api_open=False)
     return app
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokvid.cli.chat_web_page import CLIP_SUFFIXES, MOST_CHARACTERS, MOST_SEED, ChatHost, Drawing, Message, Page
+from tokvid.cli.chat_web_page import CLIP_SUFFIXES, MOST_CHARACTERS, ChatHost, Drawing, Message, Page
 from tokvid.errors import TokvidError
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class Layout:
         self._host = host
         self.page = gradio.State(None)
         gradio.Markdown(f"### {html.escape(host.name)}: text and video")
+        if host.lm.settings.about is not None:
+            gradio.HTML(f"it knows {html.escape(host.lm.settings.about)}", elem_id="about")
         with gradio.Row():
             with gradio.Column(scale=4):
                 self.conversation = gradio.Chatbot(
@@ -86,10 +88,8 @@ class Layout:
             elem_id="guidance",
             visible=bool(known) and self._host.lm.settings.knows_null_prompt,
         )
-        self.seed = gradio.Number(
-            value=seed, precision=0, minimum=0, maximum=MOST_SEED, label="seed (Retry takes the next)", elem_id="seed"
-        )
-        self.start = gradio.Number(value=0, minimum=0, label="read attached videos from (s)", elem_id="start")
+        self.seed = gradio.Number(value=seed, precision=0, label="seed (Retry takes the next)", elem_id="seed")
+        self.start = gradio.Number(value=0, label="read attached videos from (s)", elem_id="start")
         self.codes = gradio.Checkbox(value=True, label="show codes: a grid a latent frame", elem_id="codes")
         gradio.Markdown(f"{_what_is_read(self._host)} Files of at most {MOST_MEGABYTES} MB.")
 
@@ -107,13 +107,15 @@ class Layout:
         }
         follow: dict[str, Any] = {
             "fn": self._answer,
-            "inputs": [self.page, self.codes, *settings],
+            "inputs": [self.page, self.codes],
             "outputs": [*view, self.seed],
         }
         told = [*view, self.notice]
         app.load(self._open, None, [self.page, *told, self.box], **at_once)
-        said = self.box.submit(self._ask, [self.page, self.codes, self.box, self.start], [*told, self.box], **at_once)
-        again = self.retry.click(self._ask_again, [self.page, self.codes], told, **at_once)
+        # What was chosen is taken with the message: an answer whose own inputs were refused would never begin.
+        asking = [self.page, self.codes, *settings]
+        said = self.box.submit(self._ask, [*asking, self.box, self.start], [*told, self.box], **at_once)
+        again = self.retry.click(self._ask_again, asking, told, **at_once)
         for asked in (said, again):
             asked.then(**follow, **in_turn)
         self.cancel.click(self._cancel, [self.page, self.codes], told, **at_once)
@@ -128,29 +130,7 @@ class Layout:
         page = self._host.open_page()
         return (page, *self._view(page, True), "", self._gradio.update(interactive=True))
 
-    def _ask(self, page: Page | None, codes: bool, message: dict[str, Any] | None, start: float | None) -> Any:
-        message = message or {}
-        text, files = message.get("text") or "", message.get("files") or []
-        taken = False
-
-        def ask(page: Page) -> None:
-            nonlocal taken
-            taken = page.ask(text, files, start or 0.0)
-
-        told = self._told(page, codes, ask)
-        # What was not taken stays, to be mended.
-        return (*told, {"text": "", "files": []} if taken else self._gradio.skip())
-
-    def _ask_again(self, page: Page | None, codes: bool) -> tuple[Any, ...]:
-        return self._told(page, codes, Page.ask_again)
-
-    def _cancel(self, page: Page | None, codes: bool) -> tuple[Any, ...]:
-        return self._told(page, codes, Page.cancel)
-
-    def _clear(self, page: Page | None, codes: bool) -> tuple[Any, ...]:
-        return self._told(page, codes, Page.clear)
-
-    def _answer(
+    def _ask(
         self,
         page: Page | None,
         codes: bool,
@@ -158,11 +138,43 @@ class Layout:
         steps: float | None,
         guidance: float | None,
         seed: float | None,
-    ) -> Iterator[tuple[Any, ...]]:
+        message: dict[str, Any] | None,
+        start: float | None,
+    ) -> Any:
+        message = message or {}
+        text, files = message.get("text") or "", message.get("files") or []
+        taken = False
+
+        def ask(page: Page) -> None:
+            nonlocal taken
+            taken = page.ask(text, files, start or 0.0, self._drawing(mode, steps, guidance, seed))
+
+        told = self._told(page, codes, ask)
+        # What was not taken stays, to be mended.
+        return (*told, {"text": "", "files": []} if taken else self._gradio.skip())
+
+    def _ask_again(
+        self,
+        page: Page | None,
+        codes: bool,
+        mode: str | None,
+        steps: float | None,
+        guidance: float | None,
+        seed: float | None,
+    ) -> tuple[Any, ...]:
+        return self._told(page, codes, lambda page: page.ask_again(self._drawing(mode, steps, guidance, seed)))
+
+    def _cancel(self, page: Page | None, codes: bool) -> tuple[Any, ...]:
+        return self._told(page, codes, Page.cancel)
+
+    def _clear(self, page: Page | None, codes: bool) -> tuple[Any, ...]:
+        return self._told(page, codes, Page.clear)
+
+    def _answer(self, page: Page | None, codes: bool) -> Iterator[tuple[Any, ...]]:
         if page is None or not page.busy:
             yield (*self._view(page, codes), self._gradio.skip())
             return
-        for _ in page.answer(self._drawing(mode, steps, guidance, seed)):
+        for _ in page.answer():
             yield (*self._view(page, codes), self._gradio.skip())
         yield (*self._view(page, codes), page.chat.seed)
 

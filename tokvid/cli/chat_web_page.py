@@ -38,6 +38,7 @@ MOST_CHARACTERS = 4000
 MOST_CLIPS = 4
 CLIP_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MOST_SEED = 2**31 - 1
+_MOST_WAITING = 32  # answers of all pages
 _TOLD_EVERY_S = 0.1  # text comes faster than a page should be drawn
 _CODES_SIDE = 64  # pixels of a latent frame's grid, at least
 
@@ -65,6 +66,7 @@ class Drawing:
 class _Asked:
     """A message that waits for its answer: ``files`` from ``start`` seconds on, and text; or to try again."""
 
+    drawing: Drawing
     text: str = ""
     files: tuple[Path, ...] = ()
     start: float = 0.0
@@ -130,6 +132,7 @@ class Page:
         self._next_seed = 0
         self._answer_at = 0  # the first message of the last answer
         self._asked: _Asked | None = None
+        self._begun = False  # whether the last message that was taken has an answer, or the beginning of one
         self._answering = False
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -144,31 +147,44 @@ class Page:
         """What is shown, with or without the pictures of codes."""
         return [message for message in list(self._messages) if codes or message.kind != "codes"]
 
-    def ask(self, text: str, files: Sequence[str | Path] = (), start: float = 0.0) -> bool:
+    def ask(
+        self, text: str, files: Sequence[str | Path] = (), start: float = 0.0, drawing: Drawing | None = None
+    ) -> bool:
         """Take a message for :meth:`answer`; False where it cannot be, and then a note says why.
 
-        Raises :class:`DataError` while another answer is under way.
+        Raises :class:`DataError` while another answer is under way, and while many of others wait.
         """
         with self._lock:
             self._check_free()
-            paths = tuple(map(Path, files))
+            paths, drawing = tuple(map(Path, files)), drawing or Drawing()
             try:
                 _check_message(text, paths, start)
+                _check_seed(drawing.seed)
             except TokvidError as error:
                 self._note(str(error))
                 return False
+            self._take(_Asked(text=text, files=paths, start=start, drawing=drawing))
+            self._begun = False
             if text.strip():
                 self._add("user", text, "text")
-            self._take(_Asked(text=text, files=paths, start=start))
         return True
 
-    def ask_again(self) -> None:
-        """Take the last message once more; raises :class:`DataError` while another answer is under way, or before."""
+    def ask_again(self, drawing: Drawing | None = None) -> None:
+        """Take the last message once more.
+
+        Raises :class:`DataError` while another answer is under way, and where the last message has none.
+        """
+        drawing = drawing or Drawing()
         with self._lock:
             self._check_free()
             if not self._said:
                 raise DataError("there is no answer yet to try again: say something first")
-            self._take(_Asked(retry=True))
+            if not self._begun:
+                raise DataError(
+                    "the last message was not answered, so there is nothing to try again: send it once more"
+                )
+            _check_seed(drawing.seed)
+            self._take(_Asked(retry=True, drawing=drawing))
 
     def cancel(self) -> None:
         """Stop the answer at its next step; one that still waits for its turn is not begun."""
@@ -187,7 +203,7 @@ class Page:
             for file in self.folder.iterdir():
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
 
-    def answer(self, drawing: Drawing) -> Iterator[None]:
+    def answer(self) -> Iterator[None]:
         """Answer the message that was taken, if there is one, and pause whenever there is more to see.
 
         Nothing that goes wrong is raised: a note says it, and the conversation goes on. Whoever closes the iterator
@@ -201,7 +217,7 @@ class Page:
         try:
             self.status = "reading"
             yield
-            yield from self._follow(asked, drawing)
+            yield from self._follow(asked)
         except Exception as error:
             line = one_line(error)
             if line is None:
@@ -237,14 +253,17 @@ class Page:
 
     def _take(self, asked: _Asked) -> None:
         others = self.host.waiting()
+        if others >= _MOST_WAITING:
+            raise DataError(f"{others} answers to others wait already: try again in a while")
         self.status = f"waiting for {others} other answer{'s'[: others > 1]}" if others else "reading"
         self._stop.clear()
         self._asked = asked
 
-    def _follow(self, asked: _Asked, drawing: Drawing) -> Iterator[None]:
+    def _follow(self, asked: _Asked) -> Iterator[None]:
         with self.host.step:
-            self._set(drawing, retry=asked.retry)
+            self._set(asked.drawing, retry=asked.retry)
             events = self._retry() if asked.retry else self._say(asked)
+        self._begun = True
         self._answer_at = len(self._messages)
         try:
             yield
@@ -278,10 +297,10 @@ class Page:
         settings = {"steps": drawing.steps, "guidance_scale": drawing.guidance}
         self.chat.set_drawing(drawing.mode, **{key: value for key, value in settings.items() if value is not None})
         if drawing.seed is not None and not retry:
-            self.chat.seed = _checked_seed(drawing.seed)
+            self.chat.seed = drawing.seed
         elif retry:
             # A seed that was changed since the last answer is the one to try.
-            chosen = self.chat.seed if drawing.seed is None else _checked_seed(drawing.seed)
+            chosen = self.chat.seed if drawing.seed is None else drawing.seed
             self._next_seed = chosen if chosen != self.chat.seed else (chosen + 1) % (MOST_SEED + 1)
 
     def _retry(self) -> Any:
@@ -405,7 +424,6 @@ def _check_message(text: str, files: Sequence[Path], start: float) -> None:
         raise DataError(f"a clip is read from 0 s on or later, got {start}")
 
 
-def _checked_seed(seed: int) -> int:
-    if not 0 <= seed <= MOST_SEED:
+def _check_seed(seed: int | None) -> None:
+    if seed is not None and not 0 <= seed <= MOST_SEED:
         raise DataError(f"a seed is a number from 0 to {MOST_SEED}, got {seed}")
-    return seed

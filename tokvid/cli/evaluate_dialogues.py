@@ -29,8 +29,15 @@ if TYPE_CHECKING:
     from tokvid_lm.chat import Chat
 
 DIALOGUES = ("dialogues", "dialogues-far")
-GROUPS = {"draws": ("draw",), "describes": ("describe",), "edits": ("change", "continue"), "questions": ("question",)}
+GROUPS = {
+    "draws": ("draw",),
+    "describes": ("describe",),
+    "describes_again": ("again",),
+    "edits": ("change", "continue"),
+    "questions": ("question",),
+}
 """What is counted together."""
+_JOINED = 2.0  # pixels: a continuation that begins so near to where the last clip ended joins it
 _SHOWN = 24
 _MOST_IDS = 64
 
@@ -130,16 +137,23 @@ def ask(chat: Chat, source: SpriteDialogues, progress: Callable[[int, int], None
                     assert event.segment.frames is not None
                     clips.append(to_pictures(event.segment.frames)[0])
                 elif isinstance(event, Forgotten):
-                    raise ModelError(
-                        f"dialogue {number} does not fit the model's context, so it would be asked about what it has"
-                        " forgotten: take a model with more positions"
-                    )
+                    raise ModelError(_too_long(number))
+                if len(clips) > 1:  # which is wrong, however many follow
+                    break
             words = " ".join(piece if isinstance(piece, str) else "[video]" for piece in user.pieces)
             answers.append(Answered(dialogue=number, said=words, asked=asked, text=text, clips=tuple(clips)))
-            chat.take_answer([segment(piece) for piece in right.pieces])
+            if chat.take_answer([segment(piece) for piece in right.pieces]):
+                raise ModelError(_too_long(number))
         if progress is not None:
             progress(number + 1, len(source))
     return answers
+
+
+def _too_long(number: int) -> str:
+    return (
+        f"dialogue {number} does not fit the model's context, so it would be asked about what it has forgotten: take a"
+        " model with more positions"
+    )
 
 
 def judge(oracle: Any, answers: list[Answered]) -> list[tuple[bool, Sight | None]]:
@@ -156,7 +170,10 @@ def judge(oracle: Any, answers: list[Answered]) -> list[tuple[bool, Sight | None
 
 
 def count(answers: list[Answered], verdicts: list[tuple[bool, Sight | None]]) -> dict[str, Any]:
-    """Shares by group, and of answers with a clip in how many the words alone are right."""
+    """Shares by group; of edits in how many the words alone are right, and how many right continuations begin where the
+    clip before ended, to two pixels."""
+    from tokvid.data.sprites.dialogues import gap_of
+
     figures: dict[str, Any] = {}
     for group, kinds in GROUPS.items():
         right = [verdict for each, (verdict, _) in zip(answers, verdicts, strict=True) if each.asked.kind in kinds]
@@ -165,6 +182,11 @@ def count(answers: list[Answered], verdicts: list[tuple[bool, Sight | None]]) ->
     said = [each.text.strip() == each.asked.text for each in answers if each.asked.kind in ("change", "continue")]
     if said:
         figures["edits_in_words"] = Proportion(right=sum(said), count=len(said)).figures()
+    right_ones = [(each.asked, sight) for each, (right, sight) in zip(answers, verdicts, strict=True) if right]
+    gaps = [gap for asked, sight in right_ones if sight is not None and (gap := gap_of(asked, sight)) is not None]
+    if gaps:
+        joined = sum(gap <= _JOINED for gap in gaps)
+        figures["continuations_joined"] = Proportion(right=joined, count=len(gaps)).figures()
     return figures
 
 

@@ -10,6 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
+from tokvid.cli.drawing_options import check_drawing
 from tokvid.errors import DataError, ModelError
 from tokvid.video import Video, check_destination, write_video
 
@@ -62,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise DataError(f"{output} exists: give another name, or -f to overwrite it")
     height, width = parse_size(arguments.size) if arguments.size is not None else (None, None)
     check_caption(arguments.caption)
+    check_drawing(arguments)
     check_destination(output, _FPS if arguments.fps is None else arguments.fps)
     from transformers.utils import logging as transformers_logging
 

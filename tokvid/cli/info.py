@@ -123,8 +123,17 @@ def _machine() -> dict[str, Any]:
 def _video(path: Path) -> dict[str, Any]:
     from tokvid.video import probe_video
 
-    facts = probe_video(path)
-    return {"file": str(path), **dataclasses.asdict(facts)}
+    facts = dataclasses.asdict(probe_video(path))
+    return {"file": str(path), **facts, "metadata": {key: _parsed(value) for key, value in facts["metadata"].items()}}
+
+
+def _parsed(value: str) -> Any:
+    """What a text of metadata holds, if that is JSON with names, as what made a clip is."""
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return found if isinstance(found, dict) else value
 
 
 def _codes(path: Path) -> dict[str, Any]:

@@ -48,8 +48,8 @@ class Sampling:
             raise ModelError(f"top_k must be at least 1, got {self.top_k}; to keep all ids leave it out")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ModelError(f"top_p must lie in (0, 1], got {self.top_p}")
-        if not math.isfinite(self.guidance_scale):
-            raise ModelError(f"guidance_scale must be finite, got {self.guidance_scale}; 1.0 is off")
+        if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
+            raise ModelError(f"guidance_scale must be finite and at least 0, got {self.guidance_scale}; 1.0 is off")
         if self.steps < 1 or self.first_steps < 0:
             raise ModelError(f"steps must be at least 1, got {self.steps} (first_steps {self.first_steps})")
         if not (math.isfinite(self.choice_temperature) and self.choice_temperature >= 0):

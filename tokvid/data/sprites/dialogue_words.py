@@ -110,6 +110,24 @@ CONTINUE: Wordings = {
         "where does it go next?",
         "draw what comes after it",
         "it should go on now",
+        "make it go on",
+        "make it longer",
+        "make a longer one of it",
+        "what happens after that?",
+        "and after that?",
+        "let me see what comes next",
+        "let me see the rest of the clip",
+        "begin where it ends and go on",
+        "go on from its end",
+        "now draw the rest",
+        "the next seconds of it, please",
+        "extend this clip",
+        "extend the video",
+        "play on",
+        "what follows? draw it",
+        "i want to know what happens next, show it",
+        "so what comes after this one?",
+        "and what does it do then? draw it",
     ),
     "held_out": ("show what happens then", "please go on with it"),
     "far": ("and what happens after that? show me", "make the clip go on from here"),
@@ -322,9 +340,40 @@ WHICH: Wordings = {
         "in which of the videos is there a {sprite}?",
         "tell me which one the {sprite} was in",
         "the first or the second, which one has the {sprite}?",
+        "in which clips do you see the {sprite}?",
+        "is the {sprite} in both of them?",
+        "is there a {sprite} in one of them?",
+        "do both show the {sprite}?",
     ),
     "held_out": ("in which video is the {sprite}?",),
     "far": ("was it the first clip or the second that had the {sprite}?",),
+}
+WHICH_MOTION: Wordings = {
+    "train": (
+        "which one {motion}?",
+        "which video shows what {motion}?",
+        "in which clip is something that {motion}?",
+        "in which one is it that it {motion}?",
+        "in which video do you see it: it {motion}?",
+        "which of the two {motion}?",
+        "what {motion}, the first or the second?",
+        "is it the first or the second that {motion}?",
+        "it {motion}, in which clip?",
+        "and which one {motion}?",
+        "so which of them {motion}?",
+        "say which one {motion}",
+        "tell me which of the two {motion}",
+        "can you say which clip has what {motion}?",
+        "i want to know which one {motion}",
+        "find what {motion}: first or second?",
+        "does one of them show what {motion}?",
+        "is there one that {motion}?",
+        "do both show what {motion}?",
+        "who {motion}, the first or the second?",
+        "which was the one that {motion}?",
+    ),
+    "held_out": ("in which video is what {motion}?", "which clip {motion}?"),
+    "far": ("look at both and say to me in which of them it {motion}",),
 }
 ORDINALS = ("first", "second")
 
@@ -378,10 +427,25 @@ def say_place(scene: Scene) -> str:
 def say_comparison(first: str, second: str) -> str:
     """Which two motions are, and then whether they are the same: who says it first has to know before it was said."""
     verdict = "the same" if first == second else "not the same"
-    return f"the first {say_motion(first)} and the second {say_motion(second)}: {verdict}"
+    return f"{_say_motions(first, second)}: {verdict}"
 
 
 def say_which(first: str, second: str, sprite: str) -> str:
     """What two clips show, and then in which of them ``sprite`` is."""
-    place = ORDINALS[0 if sprite == first else 1]
-    return f"the first shows {say_name(first)}, the second {say_name(second)}: the {sprite} is in the {place}"
+    shown = f"the first shows {say_name(first)}, the second {say_name(second)}"
+    return f"{shown}: the {sprite} is in {_say_where(first == sprite, second == sprite)}"
+
+
+def say_which_motion(first: str, second: str, motion: str) -> str:
+    """Which two motions are, and then in which of the clips ``motion`` is."""
+    return f"{_say_motions(first, second)}: that is in {_say_where(first == motion, second == motion)}"
+
+
+def _say_motions(first: str, second: str) -> str:
+    return f"the first {say_motion(first)} and the second {say_motion(second)}"
+
+
+def _say_where(first: bool, second: bool) -> str:
+    if first and second:
+        return "both"
+    return f"the {ORDINALS[0]}" if first else f"the {ORDINALS[1]}" if second else "neither"

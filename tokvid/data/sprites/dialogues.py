@@ -8,7 +8,8 @@ saw in its clip, and by its words.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -23,39 +24,52 @@ from tokvid.data.sprites.captions import CaptionFacts, parse_caption, write_capt
 from tokvid.data.sprites.motions import DIRECTIONS, MOTIONS, Ints, combinations, draw_paths, is_held_out
 from tokvid.data.sprites.oracle import Sight
 from tokvid.data.sprites.scene import Scene, SpritePlacement
+from tokvid.data.sprites.sheet import SPRITES
 from tokvid.data.sprites.world import ONE_SPRITE_SIZE, SpriteWorld, SpriteWorldConfig
 from tokvid.errors import DataError
 
-AnswerKind = Literal["describe", "draw", "change", "continue", "question"]
+AnswerKind = Literal["describe", "again", "draw", "change", "continue", "question"]
 KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 
 # Training leans to what is learned last: what is continued, told apart, and drawn after other clips.
 _PLANS: Mapping[Split, Mapping[str, float]] = {
     "train": {
         "draw": 0.06,
-        "describe": 0.08,
+        "describe": 0.06,
+        "newest": 0.14,
         "continue": 0.12,
-        "compare": 0.56,
-        "mixed": 0.06,
+        "compare": 0.42,
+        "mixed": 0.08,
         "chain": 0.06,
         "another": 0.06,
     },
-    "held_out": {"draw": 0.2, "describe": 0.2, "continue": 0.12, "compare": 0.28, "mixed": 0.1, "chain": 0.1},
+    "held_out": {
+        "draw": 0.18,
+        "describe": 0.16,
+        "newest": 0.1,
+        "continue": 0.12,
+        "compare": 0.26,
+        "mixed": 0.1,
+        "chain": 0.08,
+    },
 }
 _MOST_QUESTIONS: Mapping[Split, int] = {"train": 6, "held_out": 2}  # about two clips
 _ASKS_ON: Mapping[Split, float] = {"train": 0.85, "held_out": 0.5}  # is how likely one more question follows
+_ASKS_IN_VAIN = 0.2  # is how likely "which of them" asks for something that is in neither
 _LONG_WAY = 0.45  # of the frame's side: what is to be continued travels so far in both clips together
 _CANDIDATES = 48
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a turn of the assistant is to say. ``facts`` are those of the clip that it draws or describes, as far as
-    they were said or seen; ``text`` is its wording."""
+    """What a turn of the assistant is to say. ``facts`` are those of the clip that it draws or describes (``again``:
+    one of an earlier turn), as far as they were said or seen; ``text`` is its wording; ``begins`` is where what is
+    continued is in its first frame, the (y, x) of its centre in pixels."""
 
     kind: AnswerKind
     text: str
     facts: CaptionFacts | None = None
+    begins: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +130,7 @@ class _Script:
     turns: list[DialogueTurn] = field(default_factory=list)
     scenes: list[Scene] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
-    questions: list[tuple[str, int | None]] = field(default_factory=list)
+    answers: set[tuple[str, str]] = field(default_factory=set)  # to questions about two clips, by the question's kind
 
     def finish(self) -> SpriteDialogue:
         clips = tuple(self.world.render(scene) for scene in self.scenes)
@@ -142,6 +156,21 @@ class _Script:
         first, second = self._changed_pair()
         self._describe(first)
         self._change(second)
+
+    def plan_newest(self) -> None:
+        """Describe the newest of several clips, whether it was shown or drawn; an answer about another is wrong."""
+        first, second = self._two_scenes()
+        if self._by_chance(0.6):
+            (self._draw if self._by_chance(0.5) else self._describe)(first)
+            self._describe(second)
+        else:
+            self._draw(first)
+            self._describe_again(first)
+            if self._by_chance(0.5):
+                self._change(self._with_motion(first, self._other_motion(first)))
+                self._describe_again(self.scenes[-1])
+            else:
+                self._describe(second)
 
     def plan_continue(self) -> None:
         """Continue what was shown, or drawn."""
@@ -207,17 +236,35 @@ class _Script:
         text = words.say_scene(scene)
         self._answer(Asked(kind="describe", text=text, facts=parse_caption(text)))
 
+    def _describe_again(self, scene: Scene) -> None:
+        """Describe what was shown or drawn last."""
+        self._say("user", (self._words(words.DESCRIBE),))
+        text = words.say_scene(scene)
+        self._answer(Asked(kind="again", text=text, facts=parse_caption(text)))
+
     def _change(self, scene: Scene) -> None:
         text = words.ask_for_motion(scene.sprites[0].motion, self.wording, self.rng)
         self._say("user", (words.spoken(text, self.rng),))
         self._answer_with_clip("change", scene)
 
     def _ask(self, shown: tuple[int, ...]) -> None:
-        """A question about the first two clips, after clips that are ``shown``."""
+        """A question about the first two clips, after clips that are ``shown``. Training asks nothing twice."""
+        question, answer = self._question()
+        while self.split == "train" and answer in self.answers:
+            question, answer = self._question()
+        self.answers.add(answer)
+        self._say("user", (*shown, question))
+        self._answer(Asked(kind="question", text=answer[1]))
+
+    def _question(self) -> tuple[str, tuple[str, str]]:
+        """What is asked about the first two clips, and the answer with its kind."""
         first, second = (scene.sprites[0] for scene in self.scenes[:2])
-        kind, number = self._question(same_sprite=first.sprite == second.sprite)
+        number = int(self.rng.integers(2))
         scene, which = self.scenes[number], words.ORDINALS[number]
         placed = scene.sprites[0]
+        concluded = ("same", "which", "which_motion")  # from both clips
+        kinds = ("what", "how", "where", *concluded, *(concluded if self.split == "train" else ()))
+        kind = kinds[int(self.rng.integers(len(kinds)))]
         if kind == "what":
             question, answer = self._words(words.WHAT, which=which), words.say_name(placed.sprite)
         elif kind == "how":
@@ -226,29 +273,28 @@ class _Script:
             question, answer = self._words(words.WHERE, which=which), words.say_place(scene)
         elif kind == "same":
             question, answer = self._words(words.SAME), words.say_comparison(first.motion, second.motion)
+        elif kind == "which":
+            sprite = self._one_of(SPRITES) if self._by_chance(_ASKS_IN_VAIN) else placed.sprite
+            question = self._words(words.WHICH, sprite=sprite)
+            answer = words.say_which(first.sprite, second.sprite, sprite)
         else:
-            question = self._words(words.WHICH, sprite=placed.sprite)
-            answer = words.say_which(first.sprite, second.sprite, placed.sprite)
-        self._say("user", (*shown, question))
-        self._answer(Asked(kind="question", text=answer))
+            motion = self._one_of(MOTIONS) if self._by_chance(_ASKS_IN_VAIN) else placed.motion
+            question = self._words(words.WHICH_MOTION, motion=words.say_motion(motion))
+            answer = words.say_which_motion(first.motion, second.motion, motion)
+        return question, (kind if kind not in ("what", "how", "where") else f"{kind} {which}", answer)
 
-    def _question(self, *, same_sprite: bool) -> tuple[str, int]:
-        """Its kind, and the clip it is about. Training asks nothing twice, and more of what is concluded from both."""
-        kinds = ["what", "how", "where", "same"] + ([] if same_sprite else ["which"])
-        training = self.split == "train"
-        if training:
-            kinds += [kind for kind in kinds if kind in ("same", "which")]
-        while True:
-            kind, number = kinds[int(self.rng.integers(len(kinds)))], int(self.rng.integers(2))
-            question = (kind, None if kind == "same" else number)
-            if not (training and question in self.questions):
-                self.questions.append(question)
-                return kind, number
+    def _one_of(self, names: Sequence[str]) -> str:
+        return names[int(self.rng.integers(len(names)))]
 
     def _answer_with_clip(self, kind: AnswerKind, scene: Scene, facts: CaptionFacts | None = None) -> None:
         """Say what will be seen, and then show it."""
         text = words.say_scene(scene)
-        asked = Asked(kind=kind, text=text, facts=facts or parse_caption(text))
+        begins = None
+        if kind == "continue":
+            (placed,) = scene.sprites
+            top, left = placed.path[0]
+            begins = (top + placed.size / 2, left + placed.size / 2)
+        asked = Asked(kind=kind, text=text, facts=facts or parse_caption(text), begins=begins)
         self._answer(asked, self._number(scene))
 
     def _answer(self, asked: Asked, *clip: int) -> None:
@@ -355,7 +401,7 @@ def is_right(asked: Asked, text: str, sight: Sight | None) -> bool:
     if asked.kind == "question":
         return sight is None and text.strip() == asked.text
     assert asked.facts is not None
-    if asked.kind != "describe":
+    if asked.kind not in ("describe", "again"):
         return sight is not None and agreement(asked.facts, sight).all
     if sight is not None:
         return False
@@ -366,3 +412,12 @@ def is_right(asked: Asked, text: str, sight: Sight | None) -> bool:
     return replace(said, sprites=tuple(sorted(said.sprites))) == replace(
         asked.facts, sprites=tuple(sorted(asked.facts.sprites))
     )
+
+
+def gap_of(asked: Asked, sight: Sight) -> float | None:
+    """How many pixels from where the last clip ended a continuation of it begins; None where that cannot be told."""
+    (name, _), *_ = asked.facts.sprites if asked.facts is not None else ((None, None),)
+    seen = next((seen for seen in sight.sprites if seen.sprite == name), None)
+    if asked.begins is None or seen is None or not seen.path:
+        return None
+    return math.dist(asked.begins, seen.path[0])

@@ -49,12 +49,13 @@ class SeenSprite(NamedTuple):
 
     ``sprite`` is None for a thing that moves as sprites do but resembles none; ``motion`` is None where the
     track is no motion we know or the clip has one frame; ``confidence`` in [0, 1] is the mean correlation of
-    the frames with the sprite's picture.
+    the frames with the sprite's picture; ``path`` is where its centre was in each frame, (y, x) in pixels of the clip.
     """
 
     sprite: str | None
     motion: str | None
     confidence: float
+    path: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,11 +204,16 @@ class Oracle:
         sure = known_ground and (moves or match.signal >= _SURE_SIGNAL)
         needed = _CORRELATION if sure else _SURE_CORRELATION
         if match.correlation >= needed and match.contrast >= _CONTRAST and match.signal >= _SIGNAL:
-            return SeenSprite(SPRITES[match.sprite], motion, confidence)
+            return SeenSprite(SPRITES[match.sprite], motion, confidence, self._path(match))
         # Only the clearest thing is reported unnamed: what is left after a sprite is masked may be its rim.
         if first and moves and match.signal >= _UNNAMED_SIGNAL and match.correlation >= _UNNAMED_CORRELATION:
-            return SeenSprite(None, motion, confidence)
+            return SeenSprite(None, motion, confidence, self._path(match))
         return None
+
+    def _path(self, match: _Match) -> tuple[tuple[float, float], ...]:
+        grown = [full / working for full, working in zip(self._size, self._working, strict=True)]
+        centres = (match.corners + match.size / 2) * torch.tensor(grown)
+        return tuple((y, x) for y, x in centres.tolist())
 
     def _mask(self, deviation: Tensor, match: _Match) -> None:
         """Erase ``match`` from ``deviation`` ``[T,3,h,w]`` in place, and a rim of one pixel."""
