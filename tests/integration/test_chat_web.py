@@ -131,11 +131,13 @@ def test_no_path_leaves_its_folder(talker: VideoLM, tmp_path: Path, monkeypatch:
             assert lines[-1]["success"] is False
             lines = converse(client, {"text": "half \ud800 letter", "files": []})
             assert "no UTF-8 text" in json.dumps(lines), lines
+            lines = converse(client, {"text": "hello", "files": []}, seed=-1)  # a page that took it would hang
+            assert "a seed is a number from 0 to" in json.dumps(lines), lines
     assert not folder.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".gradio", "secret.mp4"]
 
 
-def converse(client: Any, message: dict[str, Any]) -> list[dict[str, Any]]:
+def converse(client: Any, message: dict[str, Any], seed: int = 0) -> list[dict[str, Any]]:
     """Open the page and say something, as the browser does; what comes back of the message itself."""
     config = client.get("config").json()
     state, codes = (part(config, kind) for kind in ("state", "checkbox"))
@@ -145,7 +147,7 @@ def converse(client: Any, message: dict[str, Any]) -> list[dict[str, Any]]:
         for kind in ("load", "submit")
     )
     session = {"session_hash": f"s{time.monotonic_ns()}"}
-    for call, data in ((loads, []), (asks, [None, True, message, 0])):
+    for call, data in ((loads, []), (asks, [None, True, message, 0, "frame", 2, 1.0, seed])):
         body = {"data": data, "fn_index": call["id"], "trigger_id": None, "event_data": None, **session}
         reply = client.post(
             "gradio_api/run/predict", content=json.dumps(body), headers={"Content-Type": "application/json"}

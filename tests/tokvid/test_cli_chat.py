@@ -172,7 +172,7 @@ def test_an_option_that_no_model_takes_is_named_before_one_is_loaded(
     assert command.main(["chat", "no-such-model", "-p", "hello", option, value]) == 2
     assert message in capsys.readouterr().err
     if option != "--max-words":
-        assert command.main(["generate", "no-such-model", "a fox", option, value, "-o", "none.mp4"]) == 2
+        assert command.main(["generate", "a fox", "--model", "no-such-model", option, value, "-o", "none.mp4"]) == 2
         assert message in capsys.readouterr().err
 
 

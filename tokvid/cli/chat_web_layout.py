@@ -113,9 +113,9 @@ class Layout:
         told = [*view, self.notice]
         app.load(self._open, None, [self.page, *told, self.box], **at_once)
         # What was chosen is taken with the message: an answer whose own inputs were refused would never begin.
-        asking = [self.page, self.codes, *settings]
-        said = self.box.submit(self._ask, [*asking, self.box, self.start], [*told, self.box], **at_once)
-        again = self.retry.click(self._ask_again, asking, told, **at_once)
+        asking = [self.page, self.codes, self.box, self.start, *settings]
+        said = self.box.submit(self._ask, asking, [*told, self.box], **at_once)
+        again = self.retry.click(self._ask_again, [self.page, self.codes, *settings], told, **at_once)
         for asked in (said, again):
             asked.then(**follow, **in_turn)
         self.cancel.click(self._cancel, [self.page, self.codes], told, **at_once)
@@ -134,12 +134,12 @@ class Layout:
         self,
         page: Page | None,
         codes: bool,
+        message: dict[str, Any] | None,
+        start: float | None,
         mode: str | None,
         steps: float | None,
         guidance: float | None,
         seed: float | None,
-        message: dict[str, Any] | None,
-        start: float | None,
     ) -> Any:
         message = message or {}
         text, files = message.get("text") or "", message.get("files") or []
