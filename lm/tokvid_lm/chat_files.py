@@ -117,13 +117,14 @@ def save_conversation(lm: VideoLM, turns: Sequence[Turn], folder: str | Path) ->
     An earlier conversation there is replaced; a folder that holds anything else raises :class:`CheckpointError`.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file, and a conversation is saved as a folder: give another name")
     strange = (
         sorted(path.name for path in folder.iterdir() if not _OURS.fullmatch(path.name)) if folder.is_dir() else []
     )
-    if folder.is_file() or strange:
+    if strange:
         raise CheckpointError(
-            f"{folder} holds {strange[0] if strange else 'no folder'}, which is no part of a conversation and would be"
-            " lost: choose another folder"
+            f"{folder} holds {strange[0]}, which is no part of a conversation and would be lost: choose another folder"
         )
     with atomic_folder(folder) as beside:
         said: list[dict[str, Any]] = []

@@ -621,10 +621,10 @@ def _saved(lm: VideoLM, folder: Path) -> VideoLM:
 def test_a_run_teaches_a_trained_model_to_talk(codec: VideoCodec, tmp_path: Path) -> None:
     folder = tmp_path / "lm"
     untaught().save_pretrained(folder)
-    recipe = chat_recipe(tmp_path / "run", model={"kind": "trained", "name": str(folder), "max_positions": 640})
+    recipe = chat_recipe(tmp_path / "run", model={"kind": "trained", "name": str(folder), "max_positions": 768})
     found = train(recipe, codec)
     again = VideoLM.from_pretrained(found.folder)
-    assert again.vocabulary.chats and again.model.config.max_position_embeddings == 640
+    assert again.vocabulary.chats and again.model.config.max_position_embeddings == 768
     assert set(found.losses.validation) == {"next_token", "chat"}
     assert not VideoLM.from_pretrained(folder).vocabulary.chats, "what was there is as it was"
     # One that knows turns keeps its own.

@@ -119,7 +119,7 @@ def test_a_conversation_comes_back_id_for_id(lm: VideoLM, tmp_path: Path) -> Non
             save_conversation(lm, chat.turns, tmp_path / "kept")
         (tmp_path / "kept" / name).unlink()
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="no folder"):
+    with pytest.raises(CheckpointError, match="is a file, and a conversation"):
         save_conversation(lm, chat.turns, tmp_path / "file")
 
 

@@ -39,6 +39,8 @@ def read_script(script: Path, out: Path | None) -> Messages:
         except TokvidError as error:
             raise DataError(f"{script}, line {number}: {error}") from error
         before = message["role"]
+    if not messages:
+        raise DataError(f"{script} holds no message: a line of it is a message")
     return messages
 
 

@@ -136,7 +136,7 @@ class ChatSession:
         frames = clip.segment.frames
         assert frames is not None
         _, _, count, height, width = frames.shape
-        what = "a picture" if count == 1 else f"{count} frames"
+        what = "its first picture" if picture else "a picture" if count == 1 else f"{count} frames"
         of_middle = "its middle " if clip.size[0] * width != clip.size[1] * height else ""  # the rest is cut off
         scaled = "" if clip.size == (height, width) else f", {of_middle}scaled to {height}x{width}"
         said = f"{Path(path).name}: {what} of {clip.size[0]}x{clip.size[1]}{scaled}, with the next message"

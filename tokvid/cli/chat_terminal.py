@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokvid.cli.chat_session import COMMANDS, ChatSession
+from tokvid.cli.main import EXIT_ERROR
 from tokvid.errors import TokvidError
 
 if TYPE_CHECKING:
@@ -31,10 +32,12 @@ class Terminal:
 
     def __init__(self, session: ChatSession) -> None:
         self.session = session
+        self._failed = False
         self._draws = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ
 
     def talk(self) -> int:
-        """Until the user leaves. An error, or Ctrl-C in an answer, is one line, and the conversation goes on."""
+        """Until the user leaves. An error, or Ctrl-C in an answer, is one line, and the conversation goes on; at pipes
+        the exit status tells that there was one."""
         if sys.stdin.isatty():
             self.note(f"talking with {self.session.chat.name}; /help lists the commands, Ctrl-D ends")
             if self.session.about is not None:
@@ -44,7 +47,7 @@ class Terminal:
                 try:
                     line = self._line()
                 except EOFError:
-                    return 0
+                    return self._status()
                 except KeyboardInterrupt:
                     self.note("\nCtrl-D or /quit leaves")
                     continue
@@ -52,7 +55,7 @@ class Terminal:
                     self._error(f"byte {error.start + 1} of the message is no UTF-8 text; write it in UTF-8")
                     continue
                 if not self._take(line):
-                    return 0
+                    return self._status()
 
     def answer_once(self, text: str) -> int:
         """Say ``text``, follow the answer, and end."""
@@ -166,7 +169,11 @@ class Terminal:
         return "\n".join(lines)
 
     def _error(self, message: str) -> None:
+        self._failed = True
         self.note(f"error: {message}")
+
+    def _status(self) -> int:
+        return EXIT_ERROR if self._failed and not sys.stdin.isatty() else 0
 
 
 def printable(text: str) -> str:

@@ -20,7 +20,7 @@ def check_drawing(arguments: argparse.Namespace) -> None:
     for name, least in _LEAST.items():
         value = getattr(arguments, name, None)
         if value is not None and not (math.isfinite(value) and value >= least):
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+            raise UsageError(f"--{name.replace('_', '-')} must be a number of at least {least}, got {value}")
     temperature = arguments.temperature
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
         raise UsageError(f"--temperature must be above 0, got {temperature}")
