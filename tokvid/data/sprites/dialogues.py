@@ -35,27 +35,28 @@ KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 _PLANS: Mapping[Split, Mapping[str, float]] = {
     "train": {
         "draw": 0.06,
-        "describe": 0.06,
-        "newest": 0.14,
-        "continue": 0.12,
-        "compare": 0.42,
-        "mixed": 0.08,
+        "describe": 0.04,
+        "newest": 0.12,
+        "continue": 0.1,
+        "compare": 0.28,
+        "mixed": 0.06,
         "chain": 0.06,
-        "another": 0.06,
+        "another": 0.28,
     },
     "held_out": {
-        "draw": 0.18,
-        "describe": 0.16,
+        "draw": 0.14,
+        "describe": 0.12,
         "newest": 0.1,
         "continue": 0.12,
-        "compare": 0.26,
-        "mixed": 0.1,
+        "compare": 0.24,
+        "mixed": 0.08,
         "chain": 0.08,
+        "another": 0.12,
     },
 }
 _MOST_QUESTIONS: Mapping[Split, int] = {"train": 6, "held_out": 2}  # about two clips
 _ASKS_ON: Mapping[Split, float] = {"train": 0.85, "held_out": 0.5}  # is how likely one more question follows
-_ASKS_IN_VAIN = 0.2  # is how likely "which of them" asks for something that is in neither
+_ASKS_IN_VAIN = 0.25  # is how likely "which of them" asks for something that is in neither
 _LONG_WAY = 0.45  # of the frame's side: what is to be continued travels so far in both clips together
 _CANDIDATES = 48
 
@@ -196,6 +197,8 @@ class _Script:
             if not self._by_chance(_ASKS_ON[self.split]):
                 break
             self._ask(())
+        if self._by_chance(0.25):
+            self._describe_again(second)
 
     def plan_mixed(self) -> None:
         """Draw, change, and a question about the two."""
@@ -384,11 +387,13 @@ class _Script:
     def _two_scenes(self) -> tuple[Scene, Scene]:
         """Two scenes; in some of them the motion, or the sprite, is the same."""
         first = self._scene(*self._combination())
-        placed = first.sprites[0]
-        if self._by_chance(0.35):
-            pairs = [pair for pair in combinations(self.split) if pair[1] == placed.motion]
-            return first, self._scene(*pairs[int(self.rng.integers(len(pairs)))])
-        return first, self._scene(*self._combination())
+        placed, chance = first.sprites[0], self.rng.random()
+        pairs = combinations(self.split)
+        if chance < 0.3:
+            pairs = tuple(pair for pair in pairs if pair[1] == placed.motion)
+        elif chance < 0.5:
+            pairs = tuple(pair for pair in pairs if pair[0] == placed.sprite)
+        return first, self._scene(*pairs[int(self.rng.integers(len(pairs)))])
 
 
 def is_right(asked: Asked, text: str, sight: Sight | None) -> bool:
