@@ -152,7 +152,8 @@ def _convert(hint: Any, value: Any, place: str) -> Any:
     if origin is dict or origin is Mapping or hint is dict:
         if not isinstance(value, Mapping):
             raise ConfigError(f"'{place}': expected a mapping, got {value!r}")
-        return _copied(value)
+        inner = get_args(hint)[1] if get_args(hint) else Any
+        return {key: _convert(inner, each, f"{place}.{key}") for key, each in _copied(value).items()}
     return _convert_scalar(hint, value, place)
 
 

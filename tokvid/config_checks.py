@@ -55,3 +55,11 @@ def less_than(config: object, name: str, bound: str) -> None:
     value, limit = getattr(config, name), getattr(config, bound)
     if not 0 <= value < limit:
         raise ConfigError(f"{name} must be less than {bound} ({limit}) and not negative, got {value}")
+
+
+def is_line(config: object, *names: str) -> None:
+    """Each named field of ``config`` is None or text that a terminal shows in a line."""
+    for name in names:
+        value = getattr(config, name)
+        if not (value is None or value.isprintable()):
+            raise ConfigError(f"{name} is a line of text, got {value!r}")

@@ -165,7 +165,7 @@ def _run(
         bf16 = read_facts(checkpoint)["bf16"]
     if is_main_process():
         write_text(output / RECIPE_FILE, json.dumps(to_mapping(recipe), indent=2) + "\n")
-    lm.settings = _settings(recipe, clips, about=recipe.about or lm.settings.about)
+    lm.settings = _settings(recipe, clips)
     with latent_head_in_model(lm) as latent_head:
         adapters = _train(recipe, lm, documents, held_out_documents, facts | {"bf16": bf16}, checkpoint, latent_head)
     lm.model.eval()
@@ -240,7 +240,7 @@ def _documents(recipe: LMRecipe, lm: VideoLM, clips: CodeSource, dialogues: Code
     )
 
 
-def _settings(recipe: LMRecipe, clips: CodeSource, *, about: str | None) -> VideoSettings:
+def _settings(recipe: LMRecipe, clips: CodeSource) -> VideoSettings:
     """What the model will be asked for, unless told otherwise."""
     num_frames, height, width = clips.size or (None, None, None)
     return VideoSettings(
@@ -252,7 +252,7 @@ def _settings(recipe: LMRecipe, clips: CodeSource, *, about: str | None) -> Vide
         latent_frames=clips.latent_frames,
         knows_null_prompt=recipe.knows_null_prompt,
         captions=any(entry.objective == "caption" for entry in recipe.training.mixture),
-        about=about,
+        about=recipe.about,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tokvid.config_checks import at_least, is_share, less_than, positive
+from tokvid.config_checks import at_least, is_line, is_share, less_than, positive
 from tokvid.data.clips import DataConfig, SpriteDataConfig
 from tokvid.data.dialogues import DialogueDataConfig
 from tokvid.diffusion_head import HeadConfig
@@ -235,8 +235,7 @@ class LMRecipe:
     evaluation: LMEvaluationConfig = field(default_factory=LMEvaluationConfig)
 
     def __post_init__(self) -> None:
-        if self.about is not None and not self.about.isprintable():
-            raise ConfigError(f"about is a line of text, got {self.about!r}")
+        is_line(self, "about")
         if isinstance(self.data, SpriteDataConfig) and self.evaluation.clips > self.data.held_out_clips:
             raise ConfigError(
                 f"evaluation.clips asks for {self.evaluation.clips} held-out captions, data.held_out_clips has"

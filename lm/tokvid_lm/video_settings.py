@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokvid.config_checks import is_line
 from tokvid.errors import ModelError
 from tokvid_lm.samplers.sampling import Sampling
 
@@ -29,8 +30,7 @@ class VideoSettings:
     about: str | None = None
 
     def __post_init__(self) -> None:
-        if self.about is not None and not self.about.isprintable():
-            raise ModelError(f"about is a line of text, got {self.about!r}")
+        is_line(self, "about")
         modes = [sampling.mode for sampling in self.sampling]
         if len(set(modes)) != len(modes):
             raise ModelError(f"a model draws in each mode it knows once, got {modes}")

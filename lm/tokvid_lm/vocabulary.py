@@ -95,9 +95,6 @@ class VideoVocabulary:
                 f"the special tokens must be exactly {list(SPECIAL_TOKENS)}, actions, and all of {list(CHAT_TOKENS)} or"
                 f" none; wrong: {odd}"
             )
-        odd = [name for name, token in self.special.items() if type(token) is not int]
-        if odd:
-            raise ModelError(f"the id of the special token {odd[0]} is {self.special[odd[0]]!r}, and no whole number")
         ids = sorted(self.special.values())
         if len(set(ids)) != len(ids) or ids[0] < self.text_size or ids[-1] >= self.code_offset:
             raise ModelError(

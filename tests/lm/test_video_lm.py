@@ -177,6 +177,8 @@ def test_broken_folders_say_what_is_wrong(video_lm: VideoLM, tmp_path: Path) -> 
         ({"settings": {"sampling": [{"temprature": 1.0}]}}, r"sampling\[0\].temprature': did you mean 'temperature'"),
         ({"settings": {"sampling": [{"top_k": -1}]}}, r"sampling\[0\]: top_k must be at least 1, got -1"),
         ({"settings": {"sampling": [{}, {}]}}, "draws in each mode it knows once"),
+        ({"settings": {"about": "two\nlines"}}, "about is a line of text"),
+        ({"vocabulary": facts["vocabulary"] | {"special": {"<|video|>": None}}}, r"special.<\|video\|>': expected int"),
     ):
         path.write_text(json.dumps(facts | change))
         with pytest.raises((CheckpointError, ModelError), match=message):

@@ -160,13 +160,13 @@ def test_a_script_that_failed_at_its_first_line_can_be_given_again(
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--guidance", "nan", "--guidance must be a number of at least 0, got nan"),
-        ("--guidance", "-1", "--guidance must be a number of at least 0, got -1.0"),
-        ("--temperature", "0", "--temperature must be above 0, got 0.0"),
-        ("--max-words", "0", "--max-words must be a number of at least 1, got 0"),
-        ("--steps", "0", "--steps must be a number of at least 1, got 0"),
-        ("--seed", "-1", "--seed must be a number of at least 0, got -1"),
-        ("--mode", "frames", "there is no --mode 'frames': did you mean 'frame'?"),
+        ("--guidance", "nan", "--guidance: guidance_scale must be finite and at least 0, got nan"),
+        ("--guidance", "-1", "--guidance: guidance_scale must be finite and at least 0, got -1.0"),
+        ("--temperature", "0", "--temperature: temperature must be above 0, got 0.0"),
+        ("--max-words", "0", "--max-words must be at least 1, got 0"),
+        ("--steps", "0", "--steps: steps must be at least 1, got 0"),
+        ("--seed", "-1", "--seed must be at least 0, got -1"),
+        ("--mode", "frames", "--mode: mode is one of next_token, maskgit, frame, got 'frames'"),
     ],
 )
 def test_an_option_that_no_model_takes_is_named_before_one_is_loaded(

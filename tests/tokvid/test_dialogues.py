@@ -28,7 +28,8 @@ from tokvid.data.sprites import (
 )
 from tokvid.data.sprites import dialogue_words as words
 from tokvid.data.sprites.backgrounds import Background
-from tokvid.data.sprites.dialogues import KINDS, Asked, SpriteDialogue, SpriteDialogues, gap_of, is_right
+from tokvid.data.sprites.dialogue_answers import KINDS, Asked, gap_of, is_right
+from tokvid.data.sprites.dialogues import SpriteDialogue, SpriteDialogues
 from tokvid.errors import ConfigError, DataError
 
 SPLITS: tuple[Split, ...] = ("train", "held_out")

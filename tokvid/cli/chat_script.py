@@ -72,9 +72,9 @@ def _exchange(
     """The lines of a user's message and of its answer, which may stand in the script as the ``following`` message."""
     if message["role"] == "assistant":
         return []  # taken with the user's message before it
-    said = list(_segments(session, message.get("content"), folder))
+    said = list(_segments(session, message["content"], folder))
     if following.get("role") == "assistant":
-        forgotten = session.chat.take(said, list(_segments(session, following.get("content"), folder)))
+        forgotten = session.chat.take(said, list(_segments(session, following["content"], folder)))
         following = {key: value for key, value in following.items() if key != "forgotten_turns"}
         told = {"forgotten_turns": forgotten} if forgotten else {}
         return [_seen_from(message, folder, out), _seen_from(following, folder, out) | told]
@@ -121,44 +121,46 @@ def _check(message: dict[str, Any], before: str, folder: Path) -> None:
     unknown = sorted(set(message) - known)
     if unknown:
         raise DataError(f"a message of the {message['role']} has no {unknown[0]!r}: {did_you_mean(unknown[0], known)}")
-    pieces = list(_pieces(message.get("content")))
+    content = message.get("content")
+    if not isinstance(content, str | list):
+        raise DataError(f"the content of a message is text or a list of pieces, got {content!r}")
+    pieces = _pieces(content)
+    for piece in pieces:
+        _check_piece(piece, folder)
     if message["role"] == "user" and not any(piece.get("text", "a video") for piece in pieces):
         raise DataError("there is nothing to answer: say something, or show a video")
-    for piece in pieces:
-        if piece["type"] == "video":
-            existing_file(folder / piece["path"])
 
 
-def _pieces(content: object) -> Iterator[dict[str, Any]]:
-    """The pieces of a message's content, each of a known type with what belongs to it."""
-    pieces = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(pieces, list):
-        raise DataError(f"the content of a message is text or a list of pieces, got {content!r}")
-    for piece in pieces:
-        kind: Any = piece.get("type") if isinstance(piece, dict) else None
-        unknown = sorted(set(piece) - _KEYS[kind]) if isinstance(kind, str) and kind in _KEYS else []
-        if unknown:
-            raise DataError(f"a piece of {kind} has no {unknown[0]!r}: {did_you_mean(unknown[0], _KEYS[kind])}")
-        if kind == "text" and isinstance(piece.get("text"), str):
-            checked_text(piece["text"])
-        elif kind == "video" and isinstance(piece.get("path"), str):
-            start, end = piece.get("start", 0.0), piece.get("end")
-            if not (_is_seconds(start) and (end is None or _is_seconds(end))):
-                raise DataError(f"start and end of a video are seconds, got {start!r} and {end!r}")
-            check_window(start, end)
-        else:
-            raise DataError(
-                'a piece of a message is {"type": "text", "text": "..."} or {"type": "video", "path": "..."}, got'
-                f" {piece!r}"
-            )
-        yield piece
+def _check_piece(piece: Any, folder: Path) -> None:
+    """Raise what is wrong with a piece of a message of a script in ``folder``."""
+    kind = piece.get("type") if isinstance(piece, dict) else None
+    unknown = sorted(set(piece) - _KEYS[kind]) if isinstance(kind, str) and kind in _KEYS else []
+    if unknown:
+        raise DataError(f"a piece of {kind} has no {unknown[0]!r}: {did_you_mean(unknown[0], _KEYS[str(kind)])}")
+    if kind == "text" and isinstance(piece.get("text"), str):
+        checked_text(piece["text"])
+    elif kind == "video" and isinstance(piece.get("path"), str):
+        start, end = piece.get("start", 0.0), piece.get("end")
+        if not (_is_seconds(start) and (end is None or _is_seconds(end))):
+            raise DataError(f"start and end of a video are seconds, got {start!r} and {end!r}")
+        check_window(start, end)
+        existing_file(folder / piece["path"])
+    else:
+        raise DataError(
+            'a piece of a message is {"type": "text", "text": "..."} or {"type": "video", "path": "..."}, got'
+            f" {piece!r}"
+        )
+
+
+def _pieces(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _segments(session: ChatSession, content: object, folder: Path) -> Iterator[Segment]:
+def _segments(session: ChatSession, content: str | list[dict[str, Any]], folder: Path) -> Iterator[Segment]:
     from tokvid_lm.chat_files import read_clip
     from tokvid_lm.segments import TextSegment
 

@@ -73,12 +73,6 @@ class ChatSession:
         )
 
     @property
-    def about(self) -> str | None:
-        """What the model says that it was trained on."""
-        about = self.lm.settings.about
-        return None if about is None else f"it knows {about}"
-
-    @property
     def modes(self) -> list[str]:
         """In which the model was trained to draw."""
         return [sampling.mode for sampling in self.lm.settings.sampling]
@@ -207,12 +201,18 @@ class ChatSession:
 
     def do_help(self, rest: list[str]) -> Reply:
         """``/help``."""
-        about = () if self.about is None else (self.about,)
-        return Reply(lines=(*(f"{name} {what}".replace(" : ", ": ") for name, what in COMMANDS.items()), *about))
+        return Reply(
+            lines=(*(f"{name} {what}".replace(" : ", ": ") for name, what in COMMANDS.items()), *what_it_knows(self.lm))
+        )
 
     def do_quit(self, rest: list[str]) -> Reply:
         """``/quit``."""
         return Reply(ends=True)
+
+
+def what_it_knows(lm: VideoLM) -> tuple[str, ...]:
+    """The line in which a model tells what it was trained on, if it does."""
+    return () if lm.settings.about is None else (f"it knows {lm.settings.about}",)
 
 
 def checked_text(text: str) -> str:

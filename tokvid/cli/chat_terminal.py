@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokvid.cli.chat_session import COMMANDS, ChatSession
+from tokvid.cli.chat_session import COMMANDS, ChatSession, what_it_knows
 from tokvid.cli.main import EXIT_ERROR
 from tokvid.errors import TokvidError
 
@@ -40,8 +40,8 @@ class Terminal:
         the exit status tells that there was one."""
         if sys.stdin.isatty():
             self.note(f"talking with {self.session.chat.name}; /help lists the commands, Ctrl-D ends")
-            if self.session.about is not None:
-                self.note(self.session.about)
+            for line in what_it_knows(self.session.lm):
+                self.note(line)
         with _history():
             while True:
                 try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokvid.cli.chat_session import what_it_knows
 from tokvid.cli.chat_web_page import CLIP_SUFFIXES, MOST_CHARACTERS, ChatHost, Drawing, Message, Page
 from tokvid.errors import TokvidError
 
@@ -30,8 +31,8 @@ class Layout:
         self._host = host
         self.page = gradio.State(None)
         gradio.Markdown(f"### {html.escape(host.name)}: text and video")
-        if host.lm.settings.about is not None:
-            gradio.HTML(f"it knows {html.escape(host.lm.settings.about)}", elem_id="about")
+        for line in what_it_knows(host.lm):
+            gradio.HTML(html.escape(line), elem_id="about")
         with gradio.Row():
             with gradio.Column(scale=4):
                 self.conversation = gradio.Chatbot(

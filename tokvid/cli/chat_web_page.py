@@ -62,6 +62,9 @@ class Drawing:
     seed: int | None = None
 
 
+_AS_EVALUATED = Drawing()
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
     """A message that waits for its answer: ``files`` from ``start`` seconds on, and text; or to try again."""
@@ -148,7 +151,7 @@ class Page:
         return [message for message in list(self._messages) if codes or message.kind != "codes"]
 
     def ask(
-        self, text: str, files: Sequence[str | Path] = (), start: float = 0.0, drawing: Drawing | None = None
+        self, text: str, files: Sequence[str | Path] = (), start: float = 0.0, drawing: Drawing = _AS_EVALUATED
     ) -> bool:
         """Take a message for :meth:`answer`; False where it cannot be, and then a note says why.
 
@@ -156,7 +159,7 @@ class Page:
         """
         with self._lock:
             self._check_free()
-            paths, drawing = tuple(map(Path, files)), drawing or Drawing()
+            paths = tuple(map(Path, files))
             try:
                 _check_message(text, paths, start)
                 _check_seed(drawing.seed)
@@ -169,12 +172,11 @@ class Page:
                 self._add("user", text, "text")
         return True
 
-    def ask_again(self, drawing: Drawing | None = None) -> None:
+    def ask_again(self, drawing: Drawing = _AS_EVALUATED) -> None:
         """Take the last message once more.
 
         Raises :class:`DataError` while another answer is under way, and where the last message has none.
         """
-        drawing = drawing or Drawing()
         with self._lock:
             self._check_free()
             if not self._said:

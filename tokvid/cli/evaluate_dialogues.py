@@ -23,7 +23,8 @@ from tokvid.errors import DataError, ModelError
 from tokvid.metrics.proportion import Proportion
 
 if TYPE_CHECKING:
-    from tokvid.data.sprites.dialogues import Asked, SpriteDialogues
+    from tokvid.data.sprites.dialogue_answers import Asked
+    from tokvid.data.sprites.dialogues import SpriteDialogues
     from tokvid.data.sprites.oracle import Sight
     from tokvid_lm import VideoLM
     from tokvid_lm.chat import Chat
@@ -158,7 +159,7 @@ def _too_long(number: int) -> str:
 
 def judge(oracle: Any, answers: list[Answered]) -> list[tuple[bool, Sight | None]]:
     """Of each answer whether it is right, and what was seen in its clip; more than one clip is wrong."""
-    from tokvid.data.sprites.dialogues import is_right
+    from tokvid.data.sprites.dialogue_answers import is_right
 
     single = [each.clips[0] for each in answers if len(each.clips) == 1]
     sights = iter(oracle.look(np.stack(single)) if single else [])
@@ -172,7 +173,7 @@ def judge(oracle: Any, answers: list[Answered]) -> list[tuple[bool, Sight | None
 def count(answers: list[Answered], verdicts: list[tuple[bool, Sight | None]]) -> dict[str, Any]:
     """Shares by group; of edits in how many the words alone are right, and how many right continuations begin where the
     clip before ended, to two pixels."""
-    from tokvid.data.sprites.dialogues import gap_of
+    from tokvid.data.sprites.dialogue_answers import gap_of
 
     figures: dict[str, Any] = {}
     for group, kinds in GROUPS.items():

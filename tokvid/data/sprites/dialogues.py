@@ -1,16 +1,14 @@
 """Dialogues over the sprite world: describe a clip, draw one, change or continue the last one, compare two.
 
 A dialogue is a function of (seed, split, index) alone. The split ``held_out`` has wordings and sprite-motion
-combinations that the split ``train`` never has. It knows no model; :func:`is_right` judges an answer by what the oracle
-saw in its clip, and by its words.
+combinations that the split ``train`` never has. It knows no model.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,18 +16,13 @@ import numpy as np
 from tokvid.data.clip import Split
 from tokvid.data.dialogue import Dialogue, DialogueSource, DialogueTurn, Speaker
 from tokvid.data.sprites import dialogue_words as words
-from tokvid.data.sprites.agreement import agreement
 from tokvid.data.sprites.backgrounds import Background, draw_background
 from tokvid.data.sprites.captions import CaptionFacts, parse_caption, write_caption
+from tokvid.data.sprites.dialogue_answers import AnswerKind, Asked
 from tokvid.data.sprites.motions import DIRECTIONS, MOTIONS, Ints, combinations, draw_paths, is_held_out
-from tokvid.data.sprites.oracle import Sight
 from tokvid.data.sprites.scene import Scene, SpritePlacement
 from tokvid.data.sprites.sheet import SPRITES
 from tokvid.data.sprites.world import ONE_SPRITE_SIZE, SpriteWorld, SpriteWorldConfig
-from tokvid.errors import DataError
-
-AnswerKind = Literal["describe", "again", "draw", "change", "continue", "question"]
-KINDS: tuple[AnswerKind, ...] = get_args(AnswerKind)
 
 # Training leans to what is learned last: what is continued, told apart, and drawn after other clips.
 _PLANS: Mapping[Split, Mapping[str, float]] = {
@@ -59,18 +52,6 @@ _ASKS_ON: Mapping[Split, float] = {"train": 0.85, "held_out": 0.5}  # is how lik
 _ASKS_IN_VAIN = 0.25  # is how likely "which of them" asks for something that is in neither
 _LONG_WAY = 0.45  # of the frame's side: what is to be continued travels so far in both clips together
 _CANDIDATES = 48
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What a turn of the assistant is to say. ``facts`` are those of the clip that it draws or describes (``again``:
-    one of an earlier turn), as far as they were said or seen; ``text`` is its wording; ``begins`` is where what is
-    continued is in its first frame, the (y, x) of its centre in pixels."""
-
-    kind: AnswerKind
-    text: str
-    facts: CaptionFacts | None = None
-    begins: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,10 +147,10 @@ class _Script:
             self._describe(second)
         else:
             self._draw(first)
-            self._describe_again(first)
+            self._describe(first, "again")
             if self._by_chance(0.5):
                 self._change(self._with_motion(first, self._other_motion(first)))
-                self._describe_again(self.scenes[-1])
+                self._describe(self.scenes[-1], "again")
             else:
                 self._describe(second)
 
@@ -198,7 +179,7 @@ class _Script:
                 break
             self._ask(())
         if self._by_chance(0.25):
-            self._describe_again(second)
+            self._describe(second, "again")
 
     def plan_mixed(self) -> None:
         """Draw, change, and a question about the two."""
@@ -234,16 +215,12 @@ class _Script:
         self._say("user", (self._words(words.DRAW, caption=caption),))
         self._answer_with_clip("draw", scene, facts=parse_caption(caption))
 
-    def _describe(self, scene: Scene) -> None:
-        self._say("user", self._show(scene, self._words(words.DESCRIBE)))
+    def _describe(self, scene: Scene, kind: Literal["describe", "again"] = "describe") -> None:
+        """Describe a clip that is shown with the question, or ``again`` the one that was shown or drawn last."""
+        question = self._words(words.DESCRIBE)
+        self._say("user", self._show(scene, question) if kind == "describe" else (question,))
         text = words.say_scene(scene)
-        self._answer(Asked(kind="describe", text=text, facts=parse_caption(text)))
-
-    def _describe_again(self, scene: Scene) -> None:
-        """Describe what was shown or drawn last."""
-        self._say("user", (self._words(words.DESCRIBE),))
-        text = words.say_scene(scene)
-        self._answer(Asked(kind="again", text=text, facts=parse_caption(text)))
+        self._answer(Asked(kind=kind, text=text, facts=parse_caption(text)))
 
     def _change(self, scene: Scene) -> None:
         text = words.ask_for_motion(scene.sprites[0].motion, self.wording, self.rng)
@@ -394,35 +371,3 @@ class _Script:
         elif chance < 0.5:
             pairs = tuple(pair for pair in pairs if pair[0] == placed.sprite)
         return first, self._scene(*pairs[int(self.rng.integers(len(pairs)))])
-
-
-def is_right(asked: Asked, text: str, sight: Sight | None) -> bool:
-    """Whether an answer of ``text``, and of a clip of which the oracle had this ``sight`` (None: there was no clip),
-    is what was asked for.
-
-    A clip must show all that was named. A description must name all that is seen and nothing else; a question is
-    answered in the words of the dialogues, by the letter.
-    """
-    if asked.kind == "question":
-        return sight is None and text.strip() == asked.text
-    assert asked.facts is not None
-    if asked.kind not in ("describe", "again"):
-        return sight is not None and agreement(asked.facts, sight).all
-    if sight is not None:
-        return False
-    try:
-        said = parse_caption(text)
-    except DataError:
-        return False
-    return replace(said, sprites=tuple(sorted(said.sprites))) == replace(
-        asked.facts, sprites=tuple(sorted(asked.facts.sprites))
-    )
-
-
-def gap_of(asked: Asked, sight: Sight) -> float | None:
-    """How many pixels from where the last clip ended a continuation of it begins; None where that cannot be told."""
-    (name, _), *_ = asked.facts.sprites if asked.facts is not None else ((None, None),)
-    seen = next((seen for seen in sight.sprites if seen.sprite == name), None)
-    if asked.begins is None or seen is None or not seen.path:
-        return None
-    return math.dist(asked.begins, seen.path[0])
