@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tokvid.errors import ModelError, TokvidError
 from tokvid.noise import uniform
+from tokvid_lm.candidates import only_one
 from tokvid_lm.chat_rows import ChatRows
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.generation import SAMPLERS, end_ids
@@ -126,7 +127,7 @@ class Chat:
         A model that was trained to draw none answers with text alone.
         """
         draws = bool(self.lm.settings.sampling) or mode is not None or settings  # of none it says so
-        sampling = self.lm.sampling_for(mode).override(**settings) if draws else None
+        sampling = only_one(self.lm.sampling_for(mode), **settings) if draws else None
         if sampling is not None and sampling.guided:
             self.lm.check_guidance()
         self.sampling: Sampling | None = sampling

@@ -100,8 +100,8 @@ def complete_clips(
 
 def surely(sampling: Sampling) -> dict[str, Any]:
     """Settings for :meth:`VideoLM.generate` where the likeliest video is wanted and not one of many: a low temperature,
-    little guidance, and of the masked modes the surest codes first."""
-    settings = {"temperature": 0.5, "guidance_scale": min(2.0, sampling.guidance_scale)}
+    little guidance, one candidate, and of the masked modes the surest codes first."""
+    settings = {"temperature": 0.5, "guidance_scale": min(2.0, sampling.guidance_scale), "candidates": 1}
     return settings if sampling.mode == "next_token" else {**settings, "choice_temperature": 0.0}
 
 

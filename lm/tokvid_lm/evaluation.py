@@ -191,6 +191,7 @@ def draw_clips(
     width: int | None = None,
     fps: float | None = None,
     mode: str | None = None,
+    candidates: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
     autocast: torch.dtype | None = None,
@@ -204,6 +205,7 @@ def draw_clips(
     segments = lm.generate(
         [[TextSegment(caption)] for caption in captions],
         mode=mode,
+        candidates=candidates,
         num_frames=num_frames,
         height=height,
         width=width,

@@ -54,6 +54,7 @@ def evaluate_lm(
     clips: ClipArray,
     *,
     modes: tuple[str, ...] = (),
+    candidates: int | None = None,
     completed: int = 64,
     seed: int = 0,
     batch_size: int = 64,
@@ -61,12 +62,12 @@ def evaluate_lm(
 ) -> LMEvaluation:
     """Measure ``lm`` on clips of the size that it was trained on.
 
-    Clips are drawn from their captions in each of ``modes`` (all that it knows); the first ``completed`` clips are
-    completed. Bits are of a code, given its caption; ``unigram`` is what guessing by how common each code is in these
-    clips costs. Of a continuous model squared errors of the velocity stand in their place, as ``flow``. ``diversity``
-    is how far two clips drawn from one caption are apart, in levels of 255 a pixel; ``seconds_alone`` of one clip at
-    batch 1. ``progress(done, total)`` follows each stage. Raises :class:`ModelError` for clips without captions, or of
-    another size.
+    Clips are drawn from their captions in each of ``modes`` (all that it knows), the best of so many ``candidates``
+    (as its settings say); the first ``completed`` clips are completed. Bits are of a code, given its caption;
+    ``unigram`` is what guessing by how common each code is in these clips costs. Of a continuous model squared errors
+    of the velocity stand in their place, as ``flow``. ``diversity`` is how far two clips drawn from one caption are
+    apart, in levels of 255 a pixel; ``seconds_alone`` of one clip drawn by itself. ``progress(done, total)`` follows
+    each stage. Raises :class:`ModelError` for clips without captions, or of another size.
     """
     _check(lm, clips)
     known = tuple(sampling.mode for sampling in lm.settings.sampling)
@@ -85,12 +86,16 @@ def evaluate_lm(
             lm,
             clips.captions,
             mode=mode,
+            candidates=candidates,
             seed=seed,
             batch_size=batch_size,
             **_size(clips),
             progress=report,
         )
-        figures["drawn"][mode] = _drawn_figures(lm, clips, drawn[mode], mode, seed, batch_size, left_out)
+        count = lm.sampling_for(mode).override(candidates=candidates).candidates
+        figures["drawn"][mode] = {"candidates": count} | _drawn_figures(
+            lm, clips, drawn[mode], mode, count, seed, batch_size, left_out
+        )
     figures["diversity_of_clips"] = _apart(clips.frames[:_TWICE], np.roll(clips.frames[:_TWICE], 1, axis=0))
     completions = _complete(lm, clips, modes, min(completed, len(clips)), seed, batch_size, report, left_out)
     figures["completed"] = {
@@ -166,15 +171,31 @@ def _losses(
 
 
 def _drawn_figures(
-    lm: VideoLM, clips: ClipArray, drawn: DrawnClips, mode: str, seed: int, batch_size: int, left_out: dict[str, str]
+    lm: VideoLM,
+    clips: ClipArray,
+    drawn: DrawnClips,
+    mode: str,
+    candidates: int,
+    seed: int,
+    batch_size: int,
+    left_out: dict[str, str],
 ) -> dict[str, Any]:
     figures: dict[str, Any] = {"seconds": drawn.seconds / len(clips)}
     start = time.perf_counter()
     for number in range(_ALONE):
         caption = clips.captions[number % len(clips)]
-        lm.generate([TextSegment(caption)], mode=mode, seed=seed, batch_size=1, **_size(clips))
+        alone = [TextSegment(caption)]
+        lm.generate(alone, mode=mode, candidates=candidates, seed=seed, batch_size=candidates, **_size(clips))
     figures["seconds_alone"] = (time.perf_counter() - start) / _ALONE
-    again = draw_clips(lm, clips.captions[:_TWICE], mode=mode, seed=seed + 1, batch_size=batch_size, **_size(clips))
+    again = draw_clips(
+        lm,
+        clips.captions[:_TWICE],
+        mode=mode,
+        candidates=candidates,
+        seed=seed + 1,
+        batch_size=batch_size,
+        **_size(clips),
+    )
     figures["diversity"] = _apart(drawn.frames[:_TWICE], again.frames)
     if clips.frames.shape[1] < MIN_FRAMES or len(clips) < 2:
         left_out["efflite_frechet"] = f"it needs two clips or more of {MIN_FRAMES} frames or more"

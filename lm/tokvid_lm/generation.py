@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokvid.errors import ModelError, ShapeError
 from tokvid.grid import Grid
+from tokvid_lm.candidates import likeliest
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.documents import needs_prefix
 from tokvid_lm.grammar import Grammar
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 Prompts = Sequence[Segment] | Sequence[Sequence[Segment]]
 SAMPLERS = {"next_token": sample_codes, "maskgit": sample_at_once, "frame": sample_by_frame}
 """What draws the codes of videos, by mode."""
+_APART = 2**40
+"""Between the noise of two candidates of a sample: more samples than anybody draws at once."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,18 +118,33 @@ def draw_codes(
     way: Way,
     progress: Callable[[int, int], None] | None,
 ) -> Tensor:
-    """Codes ``[requests*copies,K,t,h,w]``, the copies of a request one after the other."""
-    rows = [request for request in requests for _ in range(copies)]
+    """Codes ``[requests*copies,K,t,h,w]``, the copies of a request one after the other.
+
+    Of the candidates of a row the first is what would be drawn were it the only one.
+    """
+    wanted = [request for request in requests for _ in range(copies)]
+    tries = [sampling.candidates if request.caption else 1 for request in wanted]
+    rows = [request for request, tried in zip(wanted, tries, strict=True) for _ in range(tried)]
+    noise = torch.tensor([row + nth * _APART for row, tried in enumerate(tries) for nth in range(tried)])
     parts: list[Tensor] = []
     for start in range(0, len(rows), batch_size):
         chunk = rows[start : start + batch_size]
-        samples = torch.arange(start, start + len(chunk))
+        samples = noise[start : start + batch_size]
         for _, ids in stream_ids(lm, chunk, sampling, grid, num_frames, fps=fps, samples=samples, way=way):
             last = ids
         parts.append(lm.processor.decode_codes(last, grid))
         if progress is not None:
             progress(start + len(chunk), len(rows))
-    return torch.cat(parts)
+    codes = torch.cat(parts)
+    if len(rows) == len(wanted):
+        return codes
+    clips = [
+        VideoSegment(codes=codes[row : row + 1], num_frames=num_frames, fps=fps, actions=request.given.actions)
+        for row, request in enumerate(rows)
+    ]
+    return codes[
+        likeliest(lm, clips, [request.caption or "" for request in rows], tries, batch_size=batch_size, way=way)
+    ]
 
 
 def draw_text(

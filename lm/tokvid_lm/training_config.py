@@ -275,7 +275,13 @@ class LMRecipe:
                 f"evaluation.sampling guides in the mode {guided[0]}, for which captions must sometimes be dropped: set"
                 " training.prompt_drop (0.1, say) with a share of videos from captions, or guidance_scale to 1"
             )
+        captions = any(entry.objective == "caption" for entry in self.training.mixture)
         for sampling in self.evaluation.sampling:
+            if sampling.candidates > 1 and not captions:
+                raise ConfigError(
+                    f"evaluation.sampling has candidates in the mode {sampling.mode}, among which the model chooses by"
+                    " their captions: give {objective: caption} a share of training.mixture, or leave candidates out"
+                )
             if sampling.mode not in trained:
                 raise ConfigError(
                     f"evaluation.sampling has the mode {sampling.mode}, which training.mixture leaves out"
@@ -296,7 +302,7 @@ class LMRecipe:
         wrong |= {"training.loss.sliced: false": not loss.sliced}
         wrong |= {"training.loss.label_smoothing": loss.label_smoothing, "training.loss.z_loss": loss.z_loss}
         for sampling in self.evaluation.sampling:
-            for name in ("top_k", "top_p", "choice_temperature", "guides_known"):
+            for name in ("top_k", "top_p", "choice_temperature", "candidates", "guides_known"):
                 wrong[f"evaluation.sampling.{name}"] = getattr(sampling, name) != getattr(plain, name)
         for name, value in wrong.items():
             if value:

@@ -28,6 +28,7 @@ from tokvid.hub import HubOptions, PushOptions, local_folder, push_folder
 from tokvid.hub_card import Run
 from tokvid.runtime import check_compiles
 from tokvid_lm.adapters import Adapters, base_of, load_adapted
+from tokvid_lm.candidates import check_judges, only_one
 from tokvid_lm.continuous import LatentHead, codebooks_of, is_continuous
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.extend import extend
@@ -272,6 +273,7 @@ class VideoLM:
         top_p: float | None = None,
         steps: int | None = None,
         choice_temperature: float | None = None,
+        candidates: int | None = None,
         num_return_sequences: int = 1,
         seed: int = 0,
         max_new_tokens: int = 128,
@@ -290,16 +292,17 @@ class VideoLM:
         ``max_new_tokens`` ids.
 
         ``mode`` is one of :data:`~tokvid_lm.vocabulary.MODES` that the model was trained in, by default the first.
-        What is None of ``guidance_scale``, ``temperature``, ``top_k``, ``top_p``, ``steps``, ``choice_temperature``
-        and ``fps`` is taken from :attr:`settings` for video, and plain sampling for text; a ``top_k`` of 0 and a
-        ``top_p`` of 1 keep all ids. At most ``batch_size`` rows run together (twice as many with guidance); a sample
+        What is None of ``guidance_scale``, ``temperature``, ``top_k``, ``top_p``, ``steps``, ``choice_temperature``,
+        ``candidates`` and ``fps`` is taken from :attr:`settings` for video, and plain sampling for text; a ``top_k`` of
+        0 and a ``top_p`` of 1 keep all ids. Each answer to a prompt with text is the best of so many ``candidates``
+        (:mod:`tokvid_lm.candidates`). At most ``batch_size`` rows run together (twice as many with guidance); a sample
         is the same in any batch. ``autocast`` computes in that type (bfloat16, say). ``compiled`` draws codes with
         steps that went through torch.compile: some 20 seconds for the first clip of each mode, number of rows and
         stretch of 64 ids that its prompt ends in, and then less for every step; after the eighth of these torch
         compiles no more. With ``hybrid`` the diffusion head puts back into the frames what the codes round off; the
-        codes are the same. ``progress(done, total)`` follows the clips whose codes are drawn. Raises
-        :class:`ModelError` for what the model cannot do, and for settings that are not used in what was asked for,
-        :class:`ConfigError` without a compiler.
+        codes are the same. ``progress(done, total)`` follows the clips whose codes are drawn, all candidates among
+        them. Raises :class:`ModelError` for what the model cannot do, and for settings that are not used in what was
+        asked for, :class:`ConfigError` without a compiler.
         """
         if output not in OUTPUTS:
             raise ModelError(f"unknown output {output!r}: {did_you_mean(output, OUTPUTS)}")
@@ -315,12 +318,15 @@ class VideoLM:
             top_p=top_p,
             steps=steps,
             choice_temperature=choice_temperature,
+            candidates=candidates,
             seed=seed,
         )
+        several = None if candidates == 1 else candidates  # one is what everything draws
         batch, way = as_batch(prompts), Way(autocast=autocast, compiled=compiled)
         if output == "text":
             of_video: dict[str, object] = {
                 "mode": mode,
+                "candidates": several,
                 "num_frames": num_frames,
                 "height": height,
                 "width": width,
@@ -340,10 +346,13 @@ class VideoLM:
             )
         if self.is_continuous:
             unused: dict[str, object] = {"top_k": top_k, "top_p": top_p, "choice_temperature": choice_temperature}
+            unused |= {"candidates": several}
             unused |= {"actions": actions, "hybrid": hybrid or None, "compiled": compiled or None}
             check_unused(unused, "by a continuous model")
         if hybrid:
             head_of(self)  # before codes are drawn
+        if sampling.candidates > 1:
+            check_judges(self)
         requests = [split_request(segments, self) for segments in batch]
         if actions is not None:
             requests = [replace(each, given=replace(each.given, actions=actions)) for each in requests]
@@ -411,11 +420,12 @@ class VideoLM:
 
         The arguments are those of :meth:`generate`, ``sampling`` what it takes of guidance, temperature and steps.
         With a ``rollout`` the video may be longer than the model's context; at most a chunk of it is held. It then
-        has noise of its own in every chunk; without one it is the video that :meth:`generate` draws.
+        has noise of its own in every chunk; without one it is the video that :meth:`generate` draws as the only
+        candidate.
         """
         if self.is_continuous:
             raise ModelError("a continuous model gives whole videos: use generate")
-        settings = self.sampling_for(mode).override(seed=seed, **sampling)
+        settings = only_one(self.sampling_for(mode), seed=seed, **sampling)
         requests = [split_request(prompt, self)]
         grid, num_frames = self.size_of(requests, num_frames, height, width)
         left = num_frames

@@ -23,7 +23,7 @@ SAMPLES, HOT = (int(os.environ.get(name, count)) for name, count in (("SAMPLES",
 def draw(lm: VideoLM, captions: list[str], mode: str, batch_size: int, temperature: float | None = None) -> Tensor:
     """Codes ``[N,K,t,h,w]``."""
     prompts = [[TextSegment(caption)] for caption in captions]
-    clips = lm.generate(prompts, mode=mode, batch_size=batch_size, temperature=temperature, seed=3)
+    clips = lm.generate(prompts, mode=mode, candidates=1, batch_size=batch_size, temperature=temperature, seed=3)
     return torch.cat([clip.codes for clip in clips if isinstance(clip, VideoSegment) and clip.codes is not None])
 
 

@@ -109,7 +109,8 @@ def run_pretrained(output: Path, *, began: float) -> int:
 def _draw(lm: VideoLM, mode: str, clips: ClipArray, oracle: Oracle) -> _Drawn:
     from tokvid_lm.evaluation import draw_clips
 
-    drawn = draw_clips(lm, clips.captions, mode=mode)
+    # One candidate: several take as many times as long, and this is to be seen in half a minute.
+    drawn = draw_clips(lm, clips.captions, mode=mode, candidates=1)
     _, judged = judge(oracle, clips.captions, drawn.frames)
     return _Drawn(mode=mode, frames=drawn.frames, judged=judged, seconds=drawn.seconds)
 

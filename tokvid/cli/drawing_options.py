@@ -14,6 +14,7 @@ _OPTIONS = {
     "top_k": "top_k",
     "top_p": "top_p",
     "choice_temperature": "choice_temperature",
+    "candidates": "candidates",
 }
 _LEAST = {"max_words": 1, "seed": 0}
 

@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--x264", action="store_true", help="also draw PSNR over bits against x264 (even sides only)")
     lm = parser.add_argument_group("of a language model")
     lm.add_argument("--mode", action="append", default=[], help="draw in this mode alone (may be given again)")
+    lm.add_argument("--candidates", type=int, metavar="N", help="draw the best of N (default: as the model draws)")
     lm.add_argument("--completed", type=int, metavar="N", help="complete so many clips (default 64)")
     lm.add_argument("--batch-size", type=int, metavar="N", help="clips drawn at once (default 64)")
     lm.add_argument("--text", metavar="FILE", help="also the perplexity of the beginning of this UTF-8 text")
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_codec(arguments: argparse.Namespace, output: Path) -> int:
-    for name in ("mode", "text", "base", "all", "completed", "batch_size", "seed"):
+    for name in ("mode", "text", "base", "all", "candidates", "completed", "batch_size", "seed"):
         if getattr(arguments, name) not in (None, False, []):
             raise DataError(
                 f"--{name.replace('_', '-')} is for a language model, and {arguments.model} is a codec: leave it out"

@@ -57,7 +57,7 @@ class Answered:
 
 def run_dialogues(arguments: argparse.Namespace, output: Path) -> int:
     """Ask, judge, write, and print the figures."""
-    unused = ("completed", "batch_size", "text", "base", "all", "lpips", "x264", "size", "frames", "fps")
+    unused = ("candidates", "completed", "batch_size", "text", "base", "all", "lpips", "x264", "size", "frames", "fps")
     for name in unused:
         if getattr(arguments, name) not in (None, False, []):
             raise DataError(f"--{name.replace('_', '-')} has no use for dialogues: leave it out")

@@ -39,6 +39,8 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
     seed = arguments.seed or 0
     if batch_size < 1 or completed < 1:
         raise DataError(f"--batch-size and --completed must be at least 1, got {batch_size} and {completed}")
+    if arguments.candidates is not None and arguments.candidates < 1:
+        raise DataError(f"--candidates must be at least 1, got {arguments.candidates}")
     if arguments.base is not None and arguments.text is None:
         raise DataError("--base is for the perplexity of a text: say --text FILE too")
     from transformers.utils import logging as transformers_logging
@@ -62,6 +64,7 @@ def run_lm(arguments: argparse.Namespace, output: Path) -> int:
             lm,
             clips,
             modes=tuple(dict.fromkeys(arguments.mode)),
+            candidates=arguments.candidates,
             completed=completed,
             seed=seed,
             batch_size=batch_size,

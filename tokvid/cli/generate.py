@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--choice-temperature", type=float, default=None, help=f"noise in what they keep; 0 keeps the surest ({own})"
     )
     parser.add_argument(
+        "--candidates",
+        type=int,
+        default=None,
+        help=f"draw so many clips and keep the one whose caption the model finds likeliest ({own})",
+    )
+    parser.add_argument(
         "--hybrid", action="store_true", help="put back what the codes round off, with the model's diffusion head"
     )
     parser.add_argument("--seed", type=int, default=0)
@@ -82,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         "top_p": arguments.top_p,
         "steps": arguments.steps,
         "choice_temperature": arguments.choice_temperature,
+        "candidates": arguments.candidates,
         "seed": arguments.seed,
     }
     sampling = lm.sampling_for(arguments.mode).override(**settings)

@@ -25,6 +25,8 @@ class Sampling:
     The masked modes refine ``steps`` times, frame by frame ``steps`` times a latent frame and ``first_steps`` (0: as
     many) times the first. A drawn code stays if its log-probability plus ``choice_temperature`` times what is left of
     the way times Gumbel noise is among the highest; 0 takes the likeliest first, which copies the frame before.
+
+    Of so many ``candidates`` the clip is kept whose caption the model finds likeliest (:mod:`tokvid_lm.candidates`).
     """
 
     mode: Mode = "next_token"
@@ -36,6 +38,7 @@ class Sampling:
     steps: int = 12
     first_steps: int = 0
     choice_temperature: float = 4.5
+    candidates: int = 1
     schedule: MaskSchedule = field(default_factory=MaskSchedule)
     seed: int = 0
 
@@ -54,6 +57,8 @@ class Sampling:
             raise ModelError(f"steps must be at least 1, got {self.steps} (first_steps {self.first_steps})")
         if not (math.isfinite(self.choice_temperature) and self.choice_temperature >= 0):
             raise ModelError(f"choice_temperature must be at least 0, got {self.choice_temperature}")
+        if self.candidates < 1:
+            raise ModelError(f"candidates must be at least 1, got {self.candidates}")
 
     def override(
         self,
@@ -64,6 +69,7 @@ class Sampling:
         top_p: float | None = None,
         steps: int | None = None,
         choice_temperature: float | None = None,
+        candidates: int | None = None,
         seed: int | None = None,
     ) -> Sampling:
         """These settings with the given ones in their place. None leaves one; ``top_k`` 0 and ``top_p`` 1 keep all.
@@ -80,6 +86,7 @@ class Sampling:
             "temperature": temperature,
             "steps": steps,
             "choice_temperature": choice_temperature,
+            "candidates": candidates,
             "seed": seed,
         }
         changed = {name: value for name, value in given.items() if value is not None}
