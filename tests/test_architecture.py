@@ -166,6 +166,10 @@ def test_a_cheap_import_stays_cheap(statement: str) -> None:
     run_python(f"{statement}\nimport sys\nassert 'torch' not in sys.modules, 'torch was imported'")
 
 
+def test_drawing_a_clip_imports_no_datasets() -> None:
+    run_python("import sys, tokvid_lm.video_lm\nassert 'datasets' not in sys.modules, 'datasets was imported'")
+
+
 def test_no_file_names_a_machine_or_a_registry() -> None:
     # Split, so that this file does not name them either.
     forbidden = re.compile(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from tokvid.data.clip import Split
-from tokvid.data.code_shards import CodeShards
 from tokvid.grid import Grid
 
 
@@ -76,6 +75,8 @@ class ShardClips(CodeSource):
 
     def __init__(self, folder: str | Path, split: Split, *, codec_id: str) -> None:
         """Raises :class:`~tokvid.errors.DataError` for codes of another codec than ``codec_id``, and damaged files."""
+        from tokvid.data.code_shards import CodeShards  # with datasets and pandas, a second that drawing does not need
+
         self._shards = CodeShards(folder, split)
         self._shards.check_codec(codec_id)
         self.codebook_size = self._shards.codec.codebook_size
