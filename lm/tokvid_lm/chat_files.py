@@ -51,7 +51,8 @@ def read_clip(
 
     With ``picture`` the first picture of a video alone.
 
-    Of a longer video the window from ``start`` seconds on is taken, and the note says so. Raises
+    Of a longer video the window from ``start`` seconds on is taken, and the note says so, and that the video ends
+    before ``end``. Raises
     :class:`~tokvid.errors.VideoError` for a file that cannot be read, :class:`DataError` for an empty window.
     """
     start = 0.0 if picture else start
@@ -74,12 +75,15 @@ def read_clip(
     whole = 1 if is_picture else count_frames(info, fps) - round(start * fps)
     if whole < 1:
         raise DataError(f"{path} lasts {info.duration_s:.3g} s, so nothing begins at {start:g} s: start earlier")
-    wanted = whole if end is None else min(whole, max(1, round((end - start) * fps)))
+    asked = whole if end is None else max(1, round((end - start) * fps))
+    wanted = min(whole, asked)
     count = min(wanted, most)
     video = read_video(path, start=start, num_frames=count, fps=fps, size=size)
-    note = None
+    notes = []
+    if end is not None and wanted < asked and end > info.duration_s and not is_picture:
+        notes.append(f"{path} ends at {info.duration_s:.3g} s, before {end:g} s")
     if count < wanted:
-        note = (
+        notes.append(
             f"{path}: of {wanted / fps:.1f} s the model reads {count / fps:.1f} s from {start:g} s on ({count} frames"
             f" at {fps:g} fps)"
         )
@@ -90,7 +94,7 @@ def read_clip(
         fps=None if is_picture else settings.fps,
         made_by={"source": Path(path).name, "codec": lm.codec.codec_id, **provenance()},
     )
-    return ReadClip(segment=segment, size=(info.height, info.width), note=note)
+    return ReadClip(segment=segment, size=(info.height, info.width), note="; ".join(notes) or None)
 
 
 def pictures_of(lm: VideoLM, segment: VideoSegment) -> Any:

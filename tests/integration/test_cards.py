@@ -33,6 +33,9 @@ def test_the_language_model(tmp_path: Path) -> None:
     for name in ("report.html", "sheet.png", "generated", "metrics.json"):
         assert str(Path("there") / name) in stdout.splitlines() and (tmp_path / "there" / name).exists()
     metrics = json.loads((tmp_path / "there" / "metrics.json").read_text(encoding="utf-8"))
+    report = (tmp_path / "there" / "report.html").read_text(encoding="utf-8")
+    for section in ("Drawn: frame", "Hybrid: frame", "Completed", "Captions", "Talk"):
+        assert f"{section}</h2>" in report, section
     assert len(list((tmp_path / "there" / "generated").glob("*.mp4"))) == metrics["clips"]
     assert set(table) == {*(f"{mode}, right" for mode in metrics["right"]), *metrics["gain_db"]}
     # Another processor rounds otherwise, and one code that is drawn otherwise changes its clip.

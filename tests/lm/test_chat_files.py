@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ def test_a_clip_has_the_trained_shape_and_a_long_one_says_what_was_taken(lm: Vid
     assert clip.note is not None and "of 10.0 s the model reads 0.6 s from 0 s on" in clip.note
     window = read_clip(lm, long, start=2.0, end=2.5)
     assert window.segment.frames is not None and window.segment.frames.shape[2] == 4 and window.note is None
+    beyond = read_clip(lm, long, start=2.0, end=500.0).note
+    assert beyond is not None and re.match(r".*/long\.mp4 ends at [\d.]+ s, before 500 s", beyond), beyond
     short = read_clip(lm, film(tmp_path / "short.mp4", frames=3))
     assert short.segment.frames is not None and short.segment.frames.shape[2] == 3 and short.note is None
     first = read_clip(lm, long, picture=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tokvid_lm.completion import Completion
 
 MODEL = "tokvid-sprites-lm"
-_CLIPS, _TO_COMPLETE = 4, 2
+_CLIPS, _TO_COMPLETE, _TO_REFINE = 4, 2, 1
 """Few enough for half a minute of two cores."""
 _COMPLETED = {"continuation": "frame", "interpolation": "maskgit", "inpainting": "maskgit"}
 _TALK = ("what happens here?", "make it move right", "what moved in the first video?")
@@ -78,6 +78,7 @@ def run_pretrained(output: Path, *, began: float) -> int:
     completed = [_complete(lm, clips, task) for task in _COMPLETED]
     captions = _captions(lm, clips)
     talk = _talk(lm, clips)
+    refined = _refined(lm, clips)
     facts: dict[str, Any] = {
         "model": MODEL,
         "right": {each.mode: sum(clip.right for clip in each.judged) for each in drawn},
@@ -87,7 +88,7 @@ def run_pretrained(output: Path, *, began: float) -> int:
         "seconds": time.perf_counter() - began,
         "provenance": provenance(0),
     }
-    _page(clips, drawn, completed, captions, talk, facts).save(output / "report.html")
+    _page(clips, drawn, refined, completed, captions, talk, facts).save(output / "report.html")
     first = drawn[0]
     write_sheet(output / "sheet.png", first.frames, list(clips.captions))
     write_videos(output / "generated", first.frames, list(clips.captions), fps=clips.fps, made_by=facts["provenance"])
@@ -121,6 +122,19 @@ def _complete(lm: VideoLM, clips: ClipArray, task: str) -> Completion:
     return complete_clips(
         lm, clips.frames[:_TO_COMPLETE], clips.captions[:_TO_COMPLETE], task=task, mode=_COMPLETED[task]
     )
+
+
+def _refined(lm: VideoLM, clips: ClipArray) -> Pictures | None:
+    """The first clips that were drawn in the model's first mode, with its diffusion head, if it has one."""
+    from tokvid.frames import to_pictures
+    from tokvid_lm import TextSegment, VideoSegment
+
+    if lm.diffusion_head is None:
+        return None
+    prompts = [[TextSegment(caption)] for caption in clips.captions[:_TO_REFINE]]
+    segments = lm.generate(prompts, candidates=1, hybrid=True)
+    frames = [segment.frames for segment in segments if isinstance(segment, VideoSegment)]
+    return np.concatenate([to_pictures(frame) for frame in frames if frame is not None])
 
 
 def _captions(lm: VideoLM, clips: ClipArray) -> list[str]:
@@ -165,6 +179,7 @@ def _clip_to_talk_about(clips: ClipArray) -> int:
 def _page(
     clips: ClipArray,
     drawn: Sequence[_Drawn],
+    refined: Pictures | None,
     completed: Sequence[Completion],
     captions: Sequence[str],
     talk: Sequence[_Answer],
@@ -182,6 +197,11 @@ def _page(
                 for frames, caption, clip in zip(each.frames, clips.captions, each.judged, strict=True)
             ]
         )
+    if refined is not None:
+        report.section(f"Hybrid: {drawn[0].mode}", "The same codes, decoded as they are and with the diffusion head.")
+        for hybrid, plain, caption in zip(refined, drawn[0].frames, clips.captions, strict=False):
+            sheet = contact_sheet([plain, hybrid], [f"{how}: {caption}" for how in ("plain", "hybrid")])
+            report.cards([Card(uri=still(sheet), caption=caption)], width=700)
     report.section(
         "Completed", "The clip, what the model made of the part that it saw, and a guess that costs nothing."
     )
