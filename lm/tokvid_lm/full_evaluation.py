@@ -18,6 +18,7 @@ from tokvid.data.clips import ClipArray
 from tokvid.errors import ModelError
 from tokvid.frames import to_model
 from tokvid.metrics.frechet import MIN_FRAMES, efflite_frechet, is_still, motion_features
+from tokvid_lm.candidates import check_judges
 from tokvid_lm.code_clips import CodedClips, code_clips
 from tokvid_lm.completion import COMPLETIONS, Completion, complete_clips
 from tokvid_lm.evaluation import DrawnClips, draw_clips, unigram_entropy, validation_losses
@@ -72,8 +73,12 @@ def evaluate_lm(
     _check(lm, clips)
     known = tuple(sampling.mode for sampling in lm.settings.sampling)
     modes = modes or known
-    for mode in modes:
-        lm.sampling_for(mode)  # says what it knows
+    drawing = {mode: lm.sampling_for(mode).override(candidates=candidates) for mode in modes}  # says what it knows
+    counts = {mode: sampling.candidates for mode, sampling in drawing.items()}
+    if max(counts.values(), default=1) > 1:
+        if lm.is_continuous:
+            raise ModelError("candidates cannot be used by a continuous model, which reads no clips: leave them out")
+        check_judges(lm)
     report = progress or (lambda done, total: None)
     left_out: dict[str, str] = {}
     coded = code_clips(lm.codec, clips, progress=report)
@@ -86,15 +91,21 @@ def evaluate_lm(
             lm,
             clips.captions,
             mode=mode,
-            candidates=candidates,
+            candidates=counts[mode],
             seed=seed,
             batch_size=batch_size,
             **_size(clips),
             progress=report,
         )
-        count = lm.sampling_for(mode).override(candidates=candidates).candidates
-        figures["drawn"][mode] = {"candidates": count} | _drawn_figures(
-            lm, clips, drawn[mode], mode, count, seed, batch_size, left_out
+        figures["drawn"][mode] = {"candidates": counts[mode]} | _drawn_figures(
+            lm,
+            clips,
+            drawn[mode],
+            left_out,
+            mode=mode,
+            candidates=counts[mode],
+            seed=seed,
+            batch_size=batch_size,
         )
     figures["diversity_of_clips"] = _apart(clips.frames[:_TWICE], np.roll(clips.frames[:_TWICE], 1, axis=0))
     completions = _complete(lm, clips, modes, min(completed, len(clips)), seed, batch_size, report, left_out)
@@ -174,18 +185,19 @@ def _drawn_figures(
     lm: VideoLM,
     clips: ClipArray,
     drawn: DrawnClips,
+    left_out: dict[str, str],
+    *,
     mode: str,
     candidates: int,
     seed: int,
     batch_size: int,
-    left_out: dict[str, str],
 ) -> dict[str, Any]:
     figures: dict[str, Any] = {"seconds": drawn.seconds / len(clips)}
     start = time.perf_counter()
     for number in range(_ALONE):
         caption = clips.captions[number % len(clips)]
         alone = [TextSegment(caption)]
-        lm.generate(alone, mode=mode, candidates=candidates, seed=seed, batch_size=candidates, **_size(clips))
+        lm.generate(alone, mode=mode, candidates=candidates, seed=seed, batch_size=batch_size, **_size(clips))
     figures["seconds_alone"] = (time.perf_counter() - start) / _ALONE
     again = draw_clips(
         lm,

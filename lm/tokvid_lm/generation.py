@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokvid.errors import ModelError, ShapeError
 from tokvid.grid import Grid
-from tokvid_lm.candidates import likeliest
+from tokvid_lm.candidates import caption_ids, caption_nats, likeliest
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.documents import needs_prefix
 from tokvid_lm.grammar import Grammar
@@ -120,15 +120,17 @@ def draw_codes(
 ) -> Tensor:
     """Codes ``[requests*copies,K,t,h,w]``, the copies of a request one after the other.
 
-    Of the candidates of a row the first is what would be drawn were it the only one.
+    Of the candidates of a row the first is what would be drawn were it the only one; each next one has the noise of a
+    sample that is ``_APART`` further on. Without a caption to judge them by there is one.
     """
     wanted = [request for request in requests for _ in range(copies)]
-    tries = [sampling.candidates if request.caption else 1 for request in wanted]
-    rows = [request for request, tried in zip(wanted, tries, strict=True) for _ in range(tried)]
-    noise = torch.tensor([row + nth * _APART for row, tried in enumerate(tries) for nth in range(tried)])
+    captions = [caption_ids(lm, request.segments) if sampling.candidates > 1 else [] for request in wanted]
+    tries = [sampling.candidates if caption else 1 for caption in captions]
+    rows = [number for number, tried in enumerate(tries) for _ in range(tried)]
+    noise = torch.tensor([number + nth * _APART for number, tried in enumerate(tries) for nth in range(tried)])
     parts: list[Tensor] = []
     for start in range(0, len(rows), batch_size):
-        chunk = rows[start : start + batch_size]
+        chunk = [wanted[number] for number in rows[start : start + batch_size]]
         samples = noise[start : start + batch_size]
         for _, ids in stream_ids(lm, chunk, sampling, grid, num_frames, fps=fps, samples=samples, way=way):
             last = ids
@@ -136,15 +138,18 @@ def draw_codes(
         if progress is not None:
             progress(start + len(chunk), len(rows))
     codes = torch.cat(parts)
-    if len(rows) == len(wanted):
-        return codes
-    clips = [
-        VideoSegment(codes=codes[row : row + 1], num_frames=num_frames, fps=fps, actions=request.given.actions)
-        for row, request in enumerate(rows)
-    ]
-    return codes[
-        likeliest(lm, clips, [request.caption or "" for request in rows], tries, batch_size=batch_size, way=way)
-    ]
+    nats = torch.zeros(len(rows))
+    judged = [row for row, number in enumerate(rows) if tries[number] > 1]
+    if judged:
+        clips = [
+            VideoSegment(
+                codes=codes[row : row + 1], num_frames=num_frames, fps=fps, actions=wanted[rows[row]].given.actions
+            )
+            for row in judged
+        ]
+        texts = [captions[rows[row]] for row in judged]
+        nats[judged] = caption_nats(lm, clips, texts, batch_size=batch_size, way=way)
+    return codes[likeliest(nats, tries)]
 
 
 def draw_text(

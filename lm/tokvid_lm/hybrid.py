@@ -18,12 +18,11 @@ from tokvid.diffusion_head import DiffusionHead
 from tokvid.errors import ModelError
 from tokvid.flow import Refinement, draw_latents, starting_noise
 from tokvid.grid import Grid
-from tokvid_lm.collate import collate
 from tokvid_lm.document import Document, DocumentWriter
 from tokvid_lm.head import hidden_size
-from tokvid_lm.mask_spec import MaskSpec, mask_for
 from tokvid_lm.processor import codec_device
-from tokvid_lm.samplers.runner import Way, check_context, sampling_from
+from tokvid_lm.reading import read_documents
+from tokvid_lm.samplers.runner import Way, sampling_from
 from tokvid_lm.segments import Segment
 from tokvid_lm.templates import VideoHeader
 from tokvid_lm.vocabulary import Mode
@@ -84,16 +83,8 @@ def conditions(lm: VideoLM, documents: Sequence[Document], codes: Tensor) -> Ten
     t, h, w = codes.shape[2:]
     slots = lm.vocabulary.slots
     device = lm.model.device
-    check_context(lm.model, max(map(len, documents)))
-    batch = {
-        name: column.to(device)
-        for name, column in collate(
-            [[document] for document in documents], pad_id=lm.pad_id, positions=lm.positions
-        ).items()
-    }
-    spec = MaskSpec(document=batch["document"], order=batch["order"], block=batch["block"], ghost=batch["ghost"])
-    inputs = mask_for(lm.model, spec, batch["position_ids"])
-    hidden = lm.model.base_model(input_ids=batch["input_ids"], use_cache=False, **inputs).last_hidden_state.float()
+    _, read = read_documents(lm, documents, by=lm.model.base_model)
+    hidden = read.last_hidden_state.float()
     cells = t * h * w * slots
     taken = torch.stack(
         [

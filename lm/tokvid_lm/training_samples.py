@@ -39,6 +39,7 @@ def _pair(lm: VideoLM, clips: CodeSource, number: int, autocast: torch.dtype | N
         width=grid.w * lm.codec.spatial_stride,
         fps=clips.fps_of(number),
         actions=clips.actions_of(number) if lm.vocabulary.num_actions else None,
+        candidates=1,  # a model that is being trained is no judge yet
         seed=number,
         autocast=autocast,
     )

@@ -294,15 +294,15 @@ class VideoLM:
         ``mode`` is one of :data:`~tokvid_lm.vocabulary.MODES` that the model was trained in, by default the first.
         What is None of ``guidance_scale``, ``temperature``, ``top_k``, ``top_p``, ``steps``, ``choice_temperature``,
         ``candidates`` and ``fps`` is taken from :attr:`settings` for video, and plain sampling for text; a ``top_k`` of
-        0 and a ``top_p`` of 1 keep all ids. Each answer to a prompt with text is the best of so many ``candidates``
-        (:mod:`tokvid_lm.candidates`). At most ``batch_size`` rows run together (twice as many with guidance); a sample
-        is the same in any batch. ``autocast`` computes in that type (bfloat16, say). ``compiled`` draws codes with
-        steps that went through torch.compile: some 20 seconds for the first clip of each mode, number of rows and
-        stretch of 64 ids that its prompt ends in, and then less for every step; after the eighth of these torch
-        compiles no more. With ``hybrid`` the diffusion head puts back into the frames what the codes round off; the
-        codes are the same. ``progress(done, total)`` follows the clips whose codes are drawn, all candidates among
-        them. Raises :class:`ModelError` for what the model cannot do, and for settings that are not used in what was
-        asked for, :class:`ConfigError` without a compiler.
+        0 and a ``top_p`` of 1 keep all ids. Each answer to a prompt of text alone is the best of so many ``candidates``
+        (:mod:`tokvid_lm.candidates`), which are drawn side by side. At most ``batch_size`` rows run together (twice as
+        many with guidance); a sample is the same in any batch. ``autocast`` computes in that type (bfloat16, say).
+        ``compiled`` draws codes with steps that went through torch.compile: some 20 seconds for the first clip of each
+        mode, number of rows and stretch of 64 ids that its prompt ends in, and then less for every step; after the
+        eighth of these torch compiles no more. With ``hybrid`` the diffusion head puts back into the frames what the
+        codes round off; the codes are the same. ``progress(done, total)`` follows the clips whose codes are drawn, all
+        candidates among them. Raises :class:`ModelError` for what the model cannot do, and for settings that are not
+        used in what was asked for, :class:`ConfigError` without a compiler.
         """
         if output not in OUTPUTS:
             raise ModelError(f"unknown output {output!r}: {did_you_mean(output, OUTPUTS)}")
@@ -351,9 +351,9 @@ class VideoLM:
             check_unused(unused, "by a continuous model")
         if hybrid:
             head_of(self)  # before codes are drawn
-        if sampling.candidates > 1:
-            check_judges(self)
         requests = [split_request(segments, self) for segments in batch]
+        if sampling.candidates > 1:
+            check_judges(self, [request.segments for request in requests] if several is not None else [])
         if actions is not None:
             requests = [replace(each, given=replace(each.given, actions=actions)) for each in requests]
         grid, num_frames = self.size_of(requests, num_frames, height, width)

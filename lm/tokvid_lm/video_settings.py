@@ -34,3 +34,5 @@ class VideoSettings:
         modes = [sampling.mode for sampling in self.sampling]
         if len(set(modes)) != len(modes):
             raise ModelError(f"a model draws in each mode it knows once, got {modes}")
+        if not self.captions and any(sampling.candidates > 1 for sampling in self.sampling):
+            raise ModelError("candidates are judged by captions, which this model was not trained to write: use 1")

@@ -291,6 +291,7 @@ def test_what_it_cannot_do_is_said(kl_codec: VideoCodec, tmp_path: Path) -> None
     for settings, word in (
         ({"top_k": 3}, "top_k cannot be used by a continuous model"),
         ({"choice_temperature": 2.0}, "choice_temperature cannot be used by a continuous model"),
+        ({"candidates": 2}, "candidates cannot be used by a continuous model"),
         ({"hybrid": True}, "hybrid cannot be used by a continuous model"),
         ({"compiled": True}, "compiled cannot be used by a continuous model"),
         ({"mode": "maskgit"}, "not trained to draw in the mode 'maskgit'"),
@@ -327,6 +328,7 @@ def test_what_it_cannot_do_is_said(kl_codec: VideoCodec, tmp_path: Path) -> None
             {"evaluation": {"clips": 1, "sampling": [{"mode": "frame", "choice_temperature": 1}]}},
             "choice_temperature is",
         ),
+        ({"evaluation": {"clips": 1, "sampling": [{"mode": "frame", "candidates": 2}]}}, "candidates"),
         ({"data": {"kind": "shards", "path": "codes"}}, "shards is not for models"),
         ({"head": None}, "the recipe has no head"),
     ],

@@ -70,6 +70,26 @@ def test_sprites_are_measured_the_same_twice(saved: Path, tmp_path: Path, capsys
     assert "drawn.frame.seconds_alone" in streams.out and "no interpolation: " in streams.err
 
 
+def test_the_best_of_candidates_is_measured_and_refused_before_anything_is(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = evaluate(saved, "sprites", tmp_path / "two", "--mode", "frame", "--candidates", "2")
+    assert facts["figures"]["drawn"]["frame"]["candidates"] == 2
+    assert (
+        evaluate(saved, "sprites", tmp_path / "one", "--mode", "frame")["figures"]["drawn"]["frame"]["candidates"] == 1
+    )
+    blind = save(tmp_path / "model", **SIZE)
+    capsys.readouterr()
+    for model, data, count, said in (
+        (str(blind), "sprites", "2", "this model was not trained to caption: use candidates 1"),
+        (str(saved), "sprites", "0", "--candidates must be at least 1, got 0"),
+        (str(saved), "dialogues", "0", "--candidates has no use for dialogues"),
+        ("preset:tiny", "sprites", "0", "--candidates is for a language model"),
+    ):
+        assert main(["evaluate", model, data, "-o", str(tmp_path / "none"), "--candidates", count]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_a_folder_is_measured_without_an_oracle_in_the_mode_asked_for(tmp_path: Path) -> None:
     model = save(tmp_path / "model", sampling=(Sampling(), Sampling(mode="frame", steps=2)), **SIZE)
     for number in range(3):

@@ -99,6 +99,7 @@ def test_the_file_tells_its_caption_and_where_it_comes_from_but_no_folder(saved:
         ("a cat", "cat", (), "cannot write 'a file without suffix'"),
         ("a cat", "cat.mp4", ("--fps", "0"), "frames a second, got 0.0"),
         ("a cat", "cat.mp4", ("--fps", "nan"), "frames a second, got nan"),
+        ("a cat", "cat.mp4", ("--candidates", "0"), "--candidates: candidates must be at least 1, got 0"),
         ("a c\udce4t", "cat.mp4", (), "the caption's character 4 is no UTF-8 text"),
     ],
 )

@@ -198,8 +198,9 @@ def _page(
             ]
         )
     if refined is not None:
-        report.section(f"Hybrid: {drawn[0].mode}", "The same codes, decoded as they are and with the diffusion head.")
-        for hybrid, plain, caption in zip(refined, drawn[0].frames, clips.captions, strict=False):
+        report.section(f"Hybrid: {drawn[0].mode}", "The same clip, decoded as it is and with the diffusion head.")
+        firsts = (part[:_TO_REFINE] for part in (drawn[0].frames, clips.captions))
+        for hybrid, plain, caption in zip(refined, *firsts, strict=True):
             sheet = contact_sheet([plain, hybrid], [f"{how}: {caption}" for how in ("plain", "hybrid")])
             report.cards([Card(uri=still(sheet), caption=caption)], width=700)
     report.section(

@@ -92,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_codec(arguments: argparse.Namespace, output: Path) -> int:
     for name in ("mode", "text", "base", "all", "candidates", "completed", "batch_size", "seed"):
-        if getattr(arguments, name) not in (None, False, []):
+        given = getattr(arguments, name)
+        if not (given is None or given is False or given == []):
             raise DataError(
                 f"--{name.replace('_', '-')} is for a language model, and {arguments.model} is a codec: leave it out"
             )

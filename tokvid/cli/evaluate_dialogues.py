@@ -59,7 +59,8 @@ def run_dialogues(arguments: argparse.Namespace, output: Path) -> int:
     """Ask, judge, write, and print the figures."""
     unused = ("candidates", "completed", "batch_size", "text", "base", "all", "lpips", "x264", "size", "frames", "fps")
     for name in unused:
-        if getattr(arguments, name) not in (None, False, []):
+        given = getattr(arguments, name)
+        if not (given is None or given is False or given == []):
             raise DataError(f"--{name.replace('_', '-')} has no use for dialogues: leave it out")
     if len(arguments.mode) > 1:
         raise DataError("dialogues are held in one mode at a time: give --mode once")

@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
         "top_p": arguments.top_p,
         "steps": arguments.steps,
         "choice_temperature": arguments.choice_temperature,
-        "candidates": arguments.candidates,
+        # Without a caption there is nothing to choose by, whatever the model is set to.
+        "candidates": arguments.candidates if arguments.caption.strip() else arguments.candidates or 1,
         "seed": arguments.seed,
     }
     sampling = lm.sampling_for(arguments.mode).override(**settings)
