@@ -32,7 +32,7 @@ FOLDER = Path("runs/hybrid")
 
 
 def test_hybrid() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     lm = VideoLM.from_pretrained(MODEL, dtype=torch.float32)
     head, codec = head_of(lm), lm.codec
     held = materialise(open_clips(SpriteDataConfig(size=(32, 32), num_frames=17, held_out_clips=CLIPS), "held_out"))

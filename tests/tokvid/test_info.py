@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,11 @@ from tests.lm.tiny import build_model, build_tokenizer
 from tests.tokenizers.lively import smallest_codec
 from tokvid.cli import main as command
 from tokvid.config import from_mapping
+from tokvid.diffusion_head import DiffusionHead, DiffusionHeadConfig
+from tokvid.flow import Refinement
+from tokvid.head_files import save_head
 from tokvid_lm import VideoLM
+from tokvid_lm.hybrid import HEAD
 from tokvid_lm.video_settings import VideoSettings
 from tokvid_tokenizers import load_codec
 
@@ -84,6 +89,21 @@ def test_a_video_language_model(saved: Path, capsys: pytest.CaptureFixture[str])
     assert from_mapping(VideoSettings, facts["settings"], where="settings") == lm.settings
     said = (facts["template"], facts["layout"], facts["positions"])
     assert said == (lm.template.kind, lm.layout.kind, lm.positions.kind)
+
+
+def test_the_diffusion_head_of_a_model_is_counted_apart(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_head = tmp_path / "model"
+    shutil.copytree(saved, with_head)
+    head = DiffusionHead(DiffusionHeadConfig(width=8, condition_dim=3, mean=(0.0,), deviation=(1.0,)))
+    save_head(with_head, HEAD, head, Refinement(steps=7))
+    facts, plain = info(capsys, str(with_head)), info(capsys, str(saved))
+    assert facts["parameters"] == plain["parameters"] and "diffusion_head" not in plain
+    assert facts["diffusion_head"]["parameters"] == sum(parameter.numel() for parameter in head.parameters())
+    assert facts["diffusion_head"]["refinement"]["steps"] == 7
+    (with_head / f"{HEAD}.safetensors").unlink()
+    assert f"{HEAD}.safetensors is torn or" in fails(capsys, str(with_head))
 
 
 def test_a_video_language_model_is_described_without_transformers(saved: Path) -> None:

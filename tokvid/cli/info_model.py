@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from tokvid.errors import CheckpointError, ConfigError
 from tokvid.saved_json import read_mapping
 
+_HEAD = "diffusion_head"  # what tokvid_lm.hybrid calls its files, and no verb without torch may import that
 # What config.json of nearly every causal language model calls its dimensions; absent ones are left out.
 DIMENSIONS = (
     "hidden_size",
@@ -105,7 +107,7 @@ def describe_video_lm(folder: Path, size: str, *, measured: bool = False) -> dic
             "video_language_model": str(folder),
             "model_type": config.get("model_type"),
             "architecture": (config.get("architectures") or [None])[0],
-            "parameters": _parameters(folder),
+            "parameters": _parameters([file for file in folder.glob("*.safetensors") if file.stem != _HEAD]),
             "dimensions": {name: config[name] for name in DIMENSIONS if name in config},
             "vocabulary": ids,
             "template": facts["template"],
@@ -120,21 +122,24 @@ def describe_video_lm(folder: Path, size: str, *, measured: bool = False) -> dic
             f"{folder / 'video_lm.json'} is not what this tokvid writes ({error!r} is missing or of another type):"
             " save the model again, or update tokvid"
         ) from error
+    if (folder / f"{_HEAD}.json").is_file():
+        head = read_mapping(folder / f"{_HEAD}.json", "diffusion head")
+        count = _parameters([folder / f"{_HEAD}.safetensors"])
+        described[_HEAD] = {"parameters": count, "refinement": head.get("refinement")}
     if (folder / "codec").is_dir():
         described["its_codec"] = describe_codec(str(folder / "codec"), size, measured=measured)
     return described
 
 
-def _parameters(folder: Path) -> int | None:
-    """Stored parameters, from the headers of the safetensors files; None where the weights lie in other files."""
+def _parameters(files: Sequence[Path]) -> int | None:
+    """Stored parameters, from the headers of the safetensors ``files``; None where the weights lie in others."""
     from safetensors import SafetensorError, safe_open
 
-    files = sorted(folder.glob("*.safetensors"))
     count = 0
-    for file in files:
+    for file in sorted(files):
         try:
             with safe_open(file, framework="np") as tensors:
                 count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-        except SafetensorError as error:
+        except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file} is torn or no safetensors file ({error}); save the model again") from error
     return count if files else None
