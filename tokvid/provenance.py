@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -66,7 +68,12 @@ def command_line(arguments: Sequence[str]) -> str:
     name = _last_part(program)
     if name in ("__main__.py", "main.py"):
         name = "tokvid"
-    return " ".join([name, *map(_shorten, rest)])
+    return " ".join([name, *(_quoted(_shorten(argument)) for argument in rest)])
+
+
+def _quoted(argument: str) -> str:
+    """As a shell reads it back; letters of any language, and the sign for what was left out, need no quotes."""
+    return argument if re.fullmatch(r"[\w@%+=:,./…-]+", argument) else shlex.quote(argument)
 
 
 def _shorten(argument: str) -> str:

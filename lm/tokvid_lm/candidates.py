@@ -36,8 +36,8 @@ def check_judges(lm: VideoLM, prompts: Sequence[Sequence[Segment]] = ()) -> None
     for number, prompt in enumerate(prompts, start=1):
         if not caption_ids(lm, prompt):
             raise ModelError(
-                f"candidates are judged by their caption, and prompt {number} of {len(prompts)} is not text alone: use"
-                " candidates 1"
+                f"candidates are judged by their caption, and prompt {number} of {len(prompts)} is empty or not text"
+                " alone: use candidates 1"
             )
 
 

@@ -24,7 +24,7 @@ from tokvid.errors import CheckpointError, ConfigError, ModelError, did_you_mean
 from tokvid.flow import Refinement
 from tokvid.grid import Grid
 from tokvid.head_files import load_head, save_head
-from tokvid.hub import HubOptions, PushOptions, local_folder, push_folder
+from tokvid.hub import HubOptions, PushOptions, local_folder, push_folder, refuse_pickles
 from tokvid.hub_card import Run
 from tokvid.runtime import check_compiles
 from tokvid_lm.adapters import Adapters, base_of, load_adapted
@@ -171,6 +171,7 @@ class VideoLM:
         """
         folder = local_folder(name, **hub)
         facts = read_facts(folder)
+        refuse_pickles(folder)
         vocabulary, codec = saved_vocabulary(folder, facts), saved_codec(folder, facts)
         try:
             settings = from_mapping(VideoSettings, facts["settings"], where="settings")
@@ -416,7 +417,8 @@ class VideoLM:
         autocast: torch.dtype | None = None,
         **sampling: Any,
     ) -> Iterator[Tensor]:
-        """Frames ``[1,3,T',H,W]`` of one video as they are done; joined they are ``num_frames``.
+        """Frames ``[1,3,T',H,W]`` of one video as they are done, a block of the codec's stream (``codec.stream_block``
+        latent frames) at a time; joined they are ``num_frames``.
 
         The arguments are those of :meth:`generate`, ``sampling`` what it takes of guidance, temperature and steps.
         With a ``rollout`` the video may be longer than the model's context; at most a chunk of it is held. It then

@@ -28,7 +28,7 @@ def draw(lm: VideoLM, captions: list[str], mode: str, batch_size: int, temperatu
 
 
 def test_batches() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     lm = VideoLM.from_pretrained(MODEL, dtype=torch.float32)
     world = SpriteWorld(SpriteWorldConfig())
     captions = [world.caption(number, split="held_out") for number in range(max(SAMPLES, HOT))]

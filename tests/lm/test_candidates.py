@@ -130,7 +130,7 @@ def test_what_has_no_caption_is_drawn_once_where_the_settings_ask_for_more() -> 
     for number in (0, 2, 3):
         assert torch.equal(codes_of(mixed[number]), codes_of(alone[number]))
     for number in (0, 2, 3):
-        with pytest.raises(ModelError, match="prompt 2 of 2 is not text alone: use candidates 1"):
+        with pytest.raises(ModelError, match="prompt 2 of 2 is empty or not text alone: use candidates 1"):
             many.generate([[TextSegment("abc")], prompts[number]], candidates=3, **SIZE)
 
 

@@ -190,6 +190,9 @@ def test_broken_folders_say_what_is_wrong(video_lm: VideoLM, tmp_path: Path) -> 
     load_codec("preset:tiny", seed=9).save_pretrained(folder / "codec")
     with pytest.raises(CheckpointError, match="but the model speaks tokvid-"):
         VideoLM.from_pretrained(folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"holds its weights in pytorch_model\.bin, and reading that would run"):
+        VideoLM.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(

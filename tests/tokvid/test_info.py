@@ -116,6 +116,16 @@ def test_a_video_language_model_is_described_without_transformers(saved: Path) -
     assert "vocabulary" in done.stdout
 
 
+def test_a_model_beside_another_codec_is_one_line(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "model"
+    shutil.copytree(saved, other)
+    facts = json.loads((other / "video_lm.json").read_text(encoding="utf-8"))
+    (other / "video_lm.json").write_text(json.dumps(facts | {"codec_id": "tokvid-0"}), encoding="utf-8")
+    assert "but the model speaks tokvid-0: put the right codec there" in fails(capsys, str(other))
+
+
 def test_a_damaged_video_language_model_is_one_line(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import random
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,8 @@ def test_absolute_paths_are_shortened() -> None:
     ]
     assert command_line(arguments) == "tokvid encode …/clip.mp4 --out=…/x …/y.mp4 …/z.mp4 runs/a"
     assert command_line([]) == ""
+    said = ["tokvid", "generate", "a fox's cub moves", "", "-o", "für.mp4"]
+    assert shlex.split(command_line(said)) == said
 
 
 def test_what_an_optimizer_computes_in_is_not_a_matter_of_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,9 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"draw so many clips and keep the one whose caption the model finds likeliest ({own})",
     )
     parser.add_argument(
-        "--hybrid", action="store_true", help="put back what the codes round off, with the model's diffusion head"
+        "--hybrid",
+        action="store_true",
+        help="draw what the codes round off with the model's diffusion head: detail, and grain",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the noise: the same draws the same (default 0)")
     parser.add_argument(
         "--compile",
         action="store_true",

@@ -128,6 +128,11 @@ def describe_video_lm(folder: Path, size: str, *, measured: bool = False) -> dic
         described[_HEAD] = {"parameters": count, "refinement": head.get("refinement")}
     if (folder / "codec").is_dir():
         described["its_codec"] = describe_codec(str(folder / "codec"), size, measured=measured)
+        found = described["its_codec"]["codec_id"]
+        if found != facts["codec_id"]:
+            raise CheckpointError(
+                f"{folder / 'codec'} holds {found}, but the model speaks {facts['codec_id']}: put the right codec there"
+            )
     return described
 
 

@@ -132,7 +132,9 @@ def _read_restricted(path: Path) -> dict[str, Tensor]:
             " nothing that a file says: save its 'state_dict' alone, where you trust it"
         ) from error
     except (OSError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path} is torn, or no file of torch.save: {str(error).splitlines()[0]}") from error
+        # Of a file that is no archive torch says how it could have been written.
+        said = "" if "torch.save" in str(error) else f": {str(error).splitlines()[0]}"
+        raise CheckpointError(f"{path} is torn, or no file of torch.save{said}") from error
     tensors = saved.get("state_dict", saved) if isinstance(saved, dict) else {}
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{path} holds no weights: a training of VidTok saves them as 'state_dict'")
