@@ -51,9 +51,9 @@ def read_clip(
 
     With ``picture`` the first picture of a video alone.
 
-    Of a longer video the window from ``start`` seconds on is taken, and the note says so, and that the video ends
-    before ``end``. Raises
-    :class:`~tokvid.errors.VideoError` for a file that cannot be read, :class:`DataError` for an empty window.
+    Of a longer video the window from ``start`` seconds on is taken, and the note says so, and where the video ends
+    before ``end``. Raises :class:`~tokvid.errors.VideoError` for a file that cannot be read, :class:`DataError` for an
+    empty window.
     """
     start = 0.0 if picture else start
     check_window(start, end)

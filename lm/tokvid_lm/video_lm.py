@@ -347,8 +347,12 @@ class VideoLM:
             )
         if self.is_continuous:
             unused: dict[str, object] = {"top_k": top_k, "top_p": top_p, "choice_temperature": choice_temperature}
-            unused |= {"candidates": several}
-            unused |= {"actions": actions, "hybrid": hybrid or None, "compiled": compiled or None}
+            unused |= {
+                "candidates": several,
+                "actions": actions,
+                "hybrid": hybrid or None,
+                "compiled": compiled or None,
+            }
             check_unused(unused, "by a continuous model")
         if hybrid:
             head_of(self)  # before codes are drawn

@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,13 +91,17 @@ def run(arguments: argparse.Namespace) -> int:
     return _run_codec(arguments, output)
 
 
-def _run_codec(arguments: argparse.Namespace, output: Path) -> int:
-    for name in ("mode", "text", "base", "all", "candidates", "completed", "batch_size", "seed"):
+def refuse_options(arguments: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Raise :class:`DataError` for the first of ``names`` that was given: 0 is given, unlike a flag that was not."""
+    for name in names:
         given = getattr(arguments, name)
         if not (given is None or given is False or given == []):
-            raise DataError(
-                f"--{name.replace('_', '-')} is for a language model, and {arguments.model} is a codec: leave it out"
-            )
+            raise DataError(f"--{name.replace('_', '-')} {why}: leave it out")
+
+
+def _run_codec(arguments: argparse.Namespace, output: Path) -> int:
+    of_lm = ("mode", "text", "base", "all", "candidates", "completed", "batch_size", "seed")
+    refuse_options(arguments, of_lm, f"is for a language model, and {arguments.model} is a codec")
     wanted = shape(arguments)
     num_frames, (height, width), fps = wanted["num_frames"], wanted["size"], wanted["fps"]
     from tokvid.metrics.perceptual import LPIPS, PictureDistance

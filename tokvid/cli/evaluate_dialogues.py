@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokvid.atomic import write_text
+from tokvid.cli.evaluate import refuse_options
 from tokvid.cli.progress import counted
 from tokvid.errors import DataError, ModelError
 from tokvid.metrics.proportion import Proportion
@@ -58,10 +59,7 @@ class Answered:
 def run_dialogues(arguments: argparse.Namespace, output: Path) -> int:
     """Ask, judge, write, and print the figures."""
     unused = ("candidates", "completed", "batch_size", "text", "base", "all", "lpips", "x264", "size", "frames", "fps")
-    for name in unused:
-        given = getattr(arguments, name)
-        if not (given is None or given is False or given == []):
-            raise DataError(f"--{name.replace('_', '-')} has no use for dialogues: leave it out")
+    refuse_options(arguments, unused, "has no use for dialogues")
     if len(arguments.mode) > 1:
         raise DataError("dialogues are held in one mode at a time: give --mode once")
     if arguments.clips < 1:

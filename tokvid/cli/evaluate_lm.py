@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokvid.atomic import write_text
 from tokvid.cli.clip_options import SPRITES, given_shape
-from tokvid.cli.evaluate import load_clips
+from tokvid.cli.evaluate import load_clips, refuse_options
 from tokvid.cli.progress import counted
 from tokvid.errors import DataError, ModelError
 
@@ -31,9 +31,7 @@ _MOST_TEXT = 32_768  # characters: some eight thousand ids, which is minutes of 
 
 def run_lm(arguments: argparse.Namespace, output: Path) -> int:
     """Measure, write, and print the figures."""
-    for name in ("lpips", "x264"):
-        if getattr(arguments, name):
-            raise ModelError(f"--{name} measures a codec, and this folder holds a language model: leave it out")
+    refuse_options(arguments, ("lpips", "x264"), "measures a codec, and this folder holds a language model")
     batch_size = _BATCH_SIZE if arguments.batch_size is None else arguments.batch_size
     completed = _COMPLETED if arguments.completed is None else arguments.completed
     seed = arguments.seed or 0
