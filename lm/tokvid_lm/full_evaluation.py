@@ -78,7 +78,9 @@ def evaluate_lm(
     if max(counts.values(), default=1) > 1:
         if lm.is_continuous:
             raise ModelError("candidates cannot be used by a continuous model, which reads no clips: leave them out")
-        check_judges(lm)
+        # A caption that is empty has one candidate where the settings ask for more, and none where it is asked for.
+        asked = [] if candidates is None else [[TextSegment(caption)] for caption in clips.captions]
+        check_judges(lm, asked)
     report = progress or (lambda done, total: None)
     left_out: dict[str, str] = {}
     coded = code_clips(lm.codec, clips, progress=report)
@@ -91,7 +93,7 @@ def evaluate_lm(
             lm,
             clips.captions,
             mode=mode,
-            candidates=counts[mode],
+            candidates=candidates,
             seed=seed,
             batch_size=batch_size,
             **_size(clips),
@@ -103,7 +105,7 @@ def evaluate_lm(
             drawn[mode],
             left_out,
             mode=mode,
-            candidates=counts[mode],
+            candidates=candidates,
             seed=seed,
             batch_size=batch_size,
         )
@@ -188,7 +190,7 @@ def _drawn_figures(
     left_out: dict[str, str],
     *,
     mode: str,
-    candidates: int,
+    candidates: int | None,
     seed: int,
     batch_size: int,
 ) -> dict[str, Any]:

@@ -104,6 +104,22 @@ def test_a_folder_is_measured_without_an_oracle_in_the_mode_asked_for(tmp_path: 
     assert str(tmp_path) not in json.dumps(facts)
 
 
+def test_a_clip_without_a_caption_has_one_candidate_unless_more_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save(tmp_path / "model", sampling=(Sampling(mode="frame", steps=2, candidates=2),), captions=True, **SIZE)
+    for number in range(3):
+        frames = np.random.default_rng(number).integers(256, size=(5, 16, 16, 3)).astype(np.uint8)
+        write_video(tmp_path / "in" / f"{number}.mp4", Video(frames=frames, fps=8))
+    (tmp_path / "in" / "0.txt").write_text("a b c", encoding="utf-8")
+    facts = evaluate(model, str(tmp_path / "in"), tmp_path / "out", "--all")
+    assert facts["figures"]["drawn"]["frame"]["candidates"] == 2
+    capsys.readouterr()
+    flags = ("--all", "--candidates", "3")
+    assert main(["evaluate", str(model), str(tmp_path / "in"), "-o", str(tmp_path / "none"), *flags]) == 2
+    assert "prompt 2 of 3 is empty or not text alone: use candidates 1" in capsys.readouterr().err
+
+
 def test_of_a_folder_the_videos_that_a_training_holds_out_are_measured(tmp_path: Path) -> None:
     model = save(tmp_path / "model", **SIZE)
     for number in range(12):
