@@ -139,6 +139,9 @@ def test_adapters_of_another_model_are_refused(base: Path, tmp_path: Path) -> No
         VideoLM.from_pretrained(adapters)
     path.write_text(json.dumps(config), encoding="utf-8")
     (adapters / "adapter_model.safetensors").rename(adapters / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"holds its weights in adapter_model\.bin, and reading that would run"):
+        VideoLM.from_pretrained(adapters)
+    (adapters / "adapter_model.bin").unlink()
     with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors is missing"):
         VideoLM.from_pretrained(adapters)
 
