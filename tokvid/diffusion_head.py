@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,9 @@ class DiffusionHeadConfig(HeadConfig):
 
 class DiffusionHead(nn.Module):
     """Velocities of noised latents; :meth:`loss` is what it learns by, :mod:`tokvid.flow` draws from it."""
+
+    config_kind: ClassVar[type[DiffusionHeadConfig]] = DiffusionHeadConfig
+    """What is saved of it beside its weights."""
 
     def __init__(self, config: DiffusionHeadConfig) -> None:
         super().__init__()

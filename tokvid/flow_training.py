@@ -32,7 +32,7 @@ from tokvid.checkpoint import (
 from tokvid.config import to_mapping
 from tokvid.config_checks import at_least, less_than, positive
 from tokvid.data.clips import ClipArray
-from tokvid.diffusion_head import FROM_AND_TO_LATENTS, DiffusionHead, DiffusionHeadConfig, HeadConfig
+from tokvid.diffusion_head import DiffusionHead, HeadConfig
 from tokvid.errors import ConfigError, DataError
 from tokvid.interruption import deferred_interrupt
 from tokvid.optimizer import (
@@ -92,14 +92,25 @@ class FlowRecipe(Protocol):
 class Examples(Protocol):
     """Where a head's examples come from."""
 
-    condition_dim: int
+    @property
+    def adam_names(self) -> Sequence[str]:
+        """Parts of the names of what Muon leaves to Adam."""
+        ...
+
+    def new_head(self, config: HeadConfig, mean: Sequence[float], deviation: Sequence[float]) -> DiffusionHead:
+        """A head that was not trained."""
+        ...
 
     def differences(self, clips: Sequence[int]) -> Tensor:
         """All that is to be drawn of some clips, ``[N,C]``, for its mean and deviation."""
         ...
 
-    def batch(self, clips: Sequence[int], step: int) -> tuple[Tensor, Tensor]:
-        """Conditions ``[N,D]`` and what is to be drawn ``[N,C]``; what is random in it draws from torch's generator."""
+    def batch(self, clips: Sequence[int], step: int) -> tuple[Any, Tensor]:
+        """What is given, and what is to be drawn, ``[N,C]``; what is random in it draws from torch's generator."""
+        ...
+
+    def conditions(self, head: DiffusionHead, given: Any) -> Tensor:
+        """Conditions ``[N,D]`` made of what is given; what of ``head`` makes them learns, too."""
         ...
 
 
@@ -126,14 +137,8 @@ class FlowTrainer:
         self._build(*self._statistics())
 
     def _build(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
-        config = DiffusionHeadConfig(
-            condition_dim=self.examples.condition_dim,
-            mean=tuple(mean),
-            deviation=tuple(deviation),
-            **to_mapping(self.recipe.head),
-        )
-        self.head = DiffusionHead(config).to(self.device)
-        self.optimizer = build_optimizer(self.config.optimizer, self.head, adam_names=FROM_AND_TO_LATENTS)
+        self.head = self.examples.new_head(self.recipe.head, mean, deviation).to(self.device)
+        self.optimizer = build_optimizer(self.config.optimizer, self.head, adam_names=self.examples.adam_names)
 
     def run(self, *, resume: bool, keep: Callable[[DiffusionHead], None]) -> None:
         """Train to the last step, after which a checkpoint is due, too, and then ``keep`` the head."""
@@ -169,7 +174,7 @@ class FlowTrainer:
         torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.step]).generate_state(1)[0]))
         with log.waiting():
             given, drawn = self.examples.batch(self._clips(self.step), self.step)
-        loss = self.head.loss(drawn, given)
+        loss = self.head.loss(drawn, self.examples.conditions(self.head, given))
         check_finite(self.step + 1, {"loss": loss.detach()})
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.config.gradient_clip)

@@ -6,19 +6,20 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file
 
 from tokvid.atomic import atomic_path, write_text
 from tokvid.config import from_mapping, to_mapping
-from tokvid.diffusion_head import DiffusionHead, DiffusionHeadConfig
+from tokvid.diffusion_head import DiffusionHead
 from tokvid.errors import CheckpointError, ConfigError
 from tokvid.flow import Refinement
 from tokvid.saved_json import read_mapping
 
 _FORMAT_VERSION = 1
+Head = TypeVar("Head", bound=DiffusionHead)
 
 
 def has_head(folder: Path, name: str) -> bool:
@@ -39,8 +40,8 @@ def save_head(folder: Path, name: str, head: DiffusionHead, refinement: Refineme
 
 
 def load_head(
-    folder: Path, name: str, *, what: str, kind: type[DiffusionHead] = DiffusionHead, wanted: Sequence[str] = ()
-) -> tuple[DiffusionHead, Refinement, dict[str, Any]] | None:
+    folder: Path, name: str, *, what: str, kind: type[Head], wanted: Sequence[str] = ()
+) -> tuple[Head, Refinement, dict[str, Any]] | None:
     """What :func:`save_head` wrote, None where there is none; :class:`CheckpointError` for anything else.
 
     ``what`` is the word for it in complaints, ``kind`` its class, ``wanted`` must be among what else is said of it.
@@ -58,7 +59,7 @@ def load_head(
     if missing:
         raise CheckpointError(f"{about} lacks {', '.join(missing)}; save the model again")
     try:
-        head = kind(from_mapping(DiffusionHeadConfig, facts["head"], where="head"))
+        head = kind(from_mapping(kind.config_kind, facts["head"], where="head"))
         refinement = from_mapping(Refinement, facts["refinement"], where="refinement")
     except ConfigError as error:
         raise CheckpointError(f"{about}: {error}") from error

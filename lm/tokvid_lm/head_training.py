@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokvid.config import to_mapping
 from tokvid.config_checks import is_share
 from tokvid.data.clips import ClipArray, DataConfig, SpriteDataConfig
-from tokvid.diffusion_head import DiffusionHead, HeadConfig
+from tokvid.diffusion_head import FROM_AND_TO_LATENTS, DiffusionHead, DiffusionHeadConfig, HeadConfig
 from tokvid.errors import ModelError
 from tokvid.flow import Refinement
 from tokvid.flow_training import FlowTrainer, FlowTrainingConfig, check_one_process, digest_of
@@ -95,10 +96,19 @@ def train_head(recipe: HeadRecipe, clips: ClipArray, *, lm: VideoLM | None = Non
 class _Differences:
     """Of every cell of clips what its code lost of the latent, and what the model says of it."""
 
+    adam_names = FROM_AND_TO_LATENTS
+
     def __init__(self, lm: VideoLM, clips: ClipArray, prompt_drop: float) -> None:
         self.lm, self.clips, self.prompt_drop = lm, clips, prompt_drop
         self.modes = [sampling.mode for sampling in lm.settings.sampling]
         self.condition_dim = lm.codec.quantizer.dim + hidden_size(lm.model)
+
+    def new_head(self, config: HeadConfig, mean: Sequence[float], deviation: Sequence[float]) -> DiffusionHead:
+        return DiffusionHead(
+            DiffusionHeadConfig(
+                condition_dim=self.condition_dim, mean=tuple(mean), deviation=tuple(deviation), **to_mapping(config)
+            )
+        )
 
     def differences(self, clips: Sequence[int]) -> Tensor:
         return self._coded(clips)[1]
@@ -116,6 +126,9 @@ class _Differences:
         with sampling_from(lm.model, None):
             given = conditions(lm, documents, codes)
         return given.flatten(0, 3).clone(), difference
+
+    def conditions(self, head: DiffusionHead, given: Tensor) -> Tensor:
+        return given
 
     def _coded(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Codes ``[B,K,t,h,w]`` of clips, and what they lost of the latents, ``[N,D]``."""

@@ -3,7 +3,8 @@
 At the same codes, those of HYBRID_CLIPS (256) held-out clips, the model with a head at TOKVID_BENCH_LM
 (runs/sprites-hybrid/lm/lm): the plain decode, the decode of latents that were not rounded (what a head aims at), the
 head's samples, the mean of eight of them (a head that only blurs), and the plain decode with noise of the same size
-(one that only adds noise). Frechet distances are to the originals. Pictures go to runs/hybrid/.
+(one that only adds noise). With TOKVID_BENCH_ADVERSARY=FOLDER also the decode of a codec of the same codes whose
+decoder went on with an adversary. Frechet distances are to the originals. Pictures go to runs/hybrid/.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tests.benchmarks.detail import BATCH, in_parts, print_table, save_sheet, with_noise
+from tests.benchmarks.detail import BATCH, decoded_with_adversary, in_parts, print_table, save_sheet, with_noise
 from tokvid.data.clips import SpriteDataConfig, materialise, open_clips
 from tokvid.data.sprites.oracle import Oracle
 from tokvid.data.sprites.world import SpriteWorldConfig
@@ -67,6 +68,7 @@ def test_hybrid() -> None:
     rows["hybrid: a sample"] = hybrid[0]
     rows["hybrid: the mean of 8"] = torch.stack(hybrid).mean(0)
     rows["plain decode and noise"] = with_noise(plain, float((hybrid[0] - plain).square().mean().sqrt()))
+    rows |= decoded_with_adversary(originals, codes)
     oracle = Oracle(SpriteWorldConfig(size=(32, 32), num_frames=17, fps=held.fps))
     print(f"\n{CLIPS} clips, mode {MODE}, {sum(p.numel() for p in head.parameters()):,} parameters, {lm.refinement}")
     print(

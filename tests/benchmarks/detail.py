@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,9 +17,12 @@ from tokvid.frames import to_pictures
 from tokvid.metrics.frechet import efflite_frechet, motion_features
 from tokvid.metrics.perceptual import efflite_distance, video_distance
 from tokvid.report.pictures import contact_sheet
+from tokvid_tokenizers import load_codec
 
 BATCH = 32
 SHOWN = 6
+ADVERSARY = os.environ.get("TOKVID_BENCH_ADVERSARY")
+"""The same codec whose decoder alone went on, with an adversary."""
 
 
 def in_parts(what: Callable[[Tensor], Tensor], over: Tensor) -> Tensor:
@@ -30,6 +34,17 @@ def with_noise(frames: Tensor, size: float) -> Tensor:
     """Frames and noise of deviation ``size``: a head that only adds noise."""
     noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0))
     return (frames + size * noise).clamp(-1, 1)
+
+
+def decoded_with_adversary(originals: Tensor, codes: Tensor) -> dict[str, Tensor]:
+    """The row of the codec ``TOKVID_BENCH_ADVERSARY``, if one is named, whose codes must be ``codes``."""
+    if ADVERSARY is None:
+        return {}
+    codec = load_codec(ADVERSARY)
+    with torch.inference_mode():
+        assert torch.equal(in_parts(codec.encode, originals), codes), f"{ADVERSARY} has other codes"
+        frames = in_parts(lambda part: codec.decode(part, originals.shape[2]), codes)
+    return {"plain decode, learned with an adversary": frames}
 
 
 def print_table(

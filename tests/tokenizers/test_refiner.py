@@ -21,7 +21,7 @@ from tokvid.cli import main as command
 from tokvid.codes_file import CodesFile
 from tokvid.config import from_mapping
 from tokvid.data.clips import ClipArray, materialise, open_clips
-from tokvid.diffusion_head import DiffusionHead, DiffusionHeadConfig
+from tokvid.diffusion_head import DiffusionHead, HeadConfig
 from tokvid.errors import CheckpointError, ConfigError, DataError, ModelError, ShapeError
 from tokvid.flow import Refinement
 from tokvid.frames import to_pictures
@@ -49,17 +49,13 @@ def build(
     deviation: float = 0.1,
     **changes: Any,
 ) -> Refiner:
-    config = RefinerConfig(**changes)
-    size = Refiner(codec, config, None, refinement)
+    config = RefinerConfig(**{"width": 16, **changes})
+    untrained = Refiner(codec, config, None, refinement)
     torch.manual_seed(4)
-    head = DiffusionHead(
-        DiffusionHeadConfig(
-            condition_dim=size.condition_dim,
-            mean=(mean,) * size.channels,
-            deviation=(deviation,) * size.channels,
-            width=16,
-            depth=1,
-        )
+    others = untrained.channels - 1
+    brighter = 3**0.5 * config.patch * mean  # by the mean in every pixel
+    head = untrained.new_head(
+        HeadConfig(width=16, depth=1), (brighter, *(0.0,) * others), (deviation,) * (1 + others)
     ).eval()
     if lively:
         for parameter in head.parameters():
@@ -80,8 +76,10 @@ def test_patches_join_again_and_sets_share_them_out(count: int, rows: int, colum
     image = torch.randn(count, 3, rows * patch, columns * patch)
     patches = refiner.cut(image)
     assert patches.shape == (count, rows, columns, refiner.channels)
-    assert torch.equal(refiner.joined(patches), image)
-    assert torch.equal(patches[0, -1, -1].reshape(3, patch, patch), image[0, :, -patch:, -patch:])
+    torch.testing.assert_close(refiner.joined(patches), image, rtol=0, atol=1e-5)
+    own = patches[0, -1, -1]
+    torch.testing.assert_close(own.square().sum(), image[0, :, -patch:, -patch:].square().sum())
+    torch.testing.assert_close(own[0], image[0, :, -patch:, -patch:].sum() / (3**0.5 * patch))  # its brightness
     masks = [refiner.set_mask(number, rows, columns) for number in range(len(SETS))]
     assert torch.equal(torch.stack(masks).sum(0), torch.ones(rows, columns, dtype=torch.int64))
     for number in range(len(SETS)):
@@ -123,30 +121,41 @@ def test_an_untrained_head_without_noise_gives_the_plain_frames(codec: VideoCode
 
 
 def test_a_patch_is_drawn_after_what_is_near_it_and_before_it(codec: VideoCodec) -> None:
-    """Of all that is given, a change in one pixel or cell is seen near it and nowhere else."""
-    refiner, dim = build(codec), codec.quantizer.dim
-    images = {name: torch.zeros(1, 3, 32, 32) for name in ("plain", "plain_before", "drawn_before", "drawn")}
-    images["vectors"] = torch.zeros(1, dim, 4, 4)
-
-    def given(changed: str | None) -> Tensor:
-        """Conditions of all patches, ``[8,8,...]``."""
-        shown = {name: image.clone() for name, image in images.items()}
-        if changed == "vectors":
-            shown[changed][:, :, 0, 0] = 1.0
-        elif changed is not None:
-            shown[changed][:, :, 5, 5] = 1.0
-        drawn = shown.pop("drawn")
-        steady = refiner.steady(Seen(**shown, phase=torch.tensor([2])))
-        whole = torch.zeros(8, 8, refiner.condition_dim)
+    """Of all that is given, a change in one patch or cell is seen as far as there are looks, and nowhere else; what was
+    not drawn yet is not seen."""
+    for looks in (0, 1, 2):
+        refiner = build(codec, looks=looks)
+        assert refiner.head is not None
+        kept = torch.zeros(1, 8, 8, refiner.channels)
         for number in range(len(SETS)):
-            whole[refiner.set_mask(number, 8, 8)] = refiner.conditions(steady, drawn, number)[0]
-        return whole
-
-    before = given(None)
-    for name, sees in (*((name, [0, 1]) for name in images if name != "vectors"), ("vectors", [0, 1, 2, 3])):
-        moved = (given(name) != before).any(2)
-        assert moved.nonzero().unique().tolist() == sees, name
-        assert int(moved.sum()) == len(sees) ** 2, name
+            seen = Seen(
+                plain=kept,
+                plain_before=kept,
+                drawn_before=kept,
+                drawn=kept,
+                known=refiner.drawn_mask(number, 8, 8)[None],
+                vectors=torch.zeros(1, codec.quantizer.dim, 4, 4),
+                phase=torch.tensor([2]),
+                number=torch.tensor([number]),
+            )
+            before = refiner.conditions(refiner.head, seen)
+            assert before.shape == (1, 8, 8, 16)
+            for name in ("plain", "plain_before", "drawn_before", "drawn", "vectors"):
+                changed = getattr(seen, name).clone()
+                if name == "vectors":
+                    changed[:, :, 1, 1] = 1.0  # of patches 2 and 3
+                else:
+                    changed[:, 3, 3] = 1.0
+                moved = (refiner.conditions(refiner.head, replace(seen, **{name: changed})) != before).any(3)[0]
+                first = 2 if name == "vectors" else 3
+                sees = list(range(max(0, first - looks), 4 + looks))
+                if name == "drawn" and not seen.known[0, 3, 3]:
+                    sees = []
+                assert moved.nonzero().unique().tolist() == sees, (name, number)
+                assert int(moved.sum()) == len(sees) ** 2, (name, number)
+        nothing = replace(seen, phase=torch.tensor([0]))
+        drawn = replace(nothing, drawn_before=torch.ones_like(kept))
+        assert torch.equal(refiner.conditions(refiner.head, nothing), refiner.conditions(refiner.head, drawn))
 
 
 def test_a_code_that_changes_changes_no_earlier_frame(codec: VideoCodec) -> None:
@@ -167,8 +176,10 @@ def test_training_shows_what_drawing_sees(patch: int, codec: VideoCodec, monkeyp
     refiner = build(codec, patch=patch)
     config = RefinerTrainingConfig(frames_a_clip=6, patches=10**6, given_noise=0.0)
     lost = _Lost(refiner, clips, config)
+    assert refiner.head is not None
     torch.manual_seed(0)
-    shown, wanted = lost.batch([0, 1, 2, 3], 0)
+    given, wanted = lost.batch([0, 1, 2, 3], 0)
+    shown = lost.conditions(refiner.head, given)
     frames, plain, vectors = lost._decoded([0, 1, 2, 3])
     truth, seen = refiner.cut((frames - plain).transpose(1, 2).flatten(0, 1)).unflatten(0, (4, 6)), []
     under_way = Refining(refiner, torch.arange(4))
@@ -185,8 +196,21 @@ def test_training_shows_what_drawing_sees(patch: int, codec: VideoCodec, monkeyp
     whole = torch.cat(seen)
     rows = torch.cat([shown, wanted], dim=1)
     assert len(rows) == len(whole) // len(SETS), "each frame is shown for one of its sets"
-    nearest = torch.cdist(rows[::37].double(), whole.double()).min(dim=1).values
+    nearest = torch.cdist(rows[::37].detach().double(), whole.double()).min(dim=1).values
     assert float(nearest.max()) < 1e-3
+
+
+def test_what_looks_at_a_frame_learns_with_the_head(codec: VideoCodec) -> None:
+    data = {"kind": "sprites", "size": [16, 16], "num_frames": 5, "train_clips": 4, "held_out_clips": 2}
+    clips = clips_of(from_mapping(RefinerRecipe, {"output": "none", "codec": "none", "data": data}))
+    refiner = build(codec)
+    assert refiner.head is not None
+    lost = _Lost(refiner, clips, RefinerTrainingConfig(frames_a_clip=5, patches=24))
+    given, wanted = lost.batch([0, 1, 2, 3], 0)
+    assert len(wanted) == 24
+    refiner.head.loss(wanted, lost.conditions(refiner.head, given)).backward()
+    for name, parameter in refiner.head.named_parameters():
+        assert parameter.grad is not None and float(parameter.grad.abs().max()) > 0, name
 
 
 def test_a_file_is_refined_as_the_whole_is(codec: VideoCodec, tmp_path: Path) -> None:

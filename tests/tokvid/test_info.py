@@ -126,6 +126,11 @@ def test_a_model_beside_another_codec_is_one_line(
     assert "but the model speaks tokvid-0: put the right codec there" in fails(capsys, str(other))
 
 
+def test_a_name_that_is_nothing_is_told_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    said = fails(capsys, "tokvid-sprite-lm")
+    assert "'tokvid-sprite-lm', and with tokvid comes tokvid-sprites-codec, tokvid-sprites-lm" in said
+
+
 def test_a_damaged_video_language_model_is_one_line(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,14 +1,16 @@
 """Refinement of a codec's frames: a diffusion head draws what decoding lost, patch by patch.
 
 A decoder that learned a squared error gives about the mean of all videos that share the codes, which is smooth. The
-head draws one of them: the difference between a clip and its decoding, in patches of pixels, given the decoding around
-the patch, the codebook vectors around its cell, and what was drawn before it: the frame before, and the neighbours in
-its own frame, whose patches come in four sets, each seeing the sets before it (as MAR's sets of tokens, Li et al. 2024,
-arXiv 2406.11838). So neighbours agree, and a video of any length is refined frame after frame.
+head draws one of them: the difference between a clip and its decoding, in patches, given the decoding and the codebook
+vectors around the patch, and what was drawn before it: the frame before, and the neighbours in its own frame, whose
+patches come in four sets, each seeing the sets before it (as MAR's sets of tokens, Li et al. 2024, arXiv 2406.11838).
+So neighbours agree, and a video of any length is refined frame after frame.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -18,12 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokvid.config import from_mapping, to_mapping
-from tokvid.config_checks import at_least, finite, positive
-from tokvid.diffusion_head import DiffusionHead
+from tokvid.config_checks import at_least
+from tokvid.diffusion_head import DiffusionHead, HeadConfig
 from tokvid.errors import CheckpointError, ConfigError, ModelError, ShapeError
 from tokvid.flow import Refinement, draw_latents, starting_noise
 from tokvid.head_files import load_head, save_head
 from tokvid.hub import CODEC_PREFIXES, HubOptions, local_folder
+from tokvid_tokenizers.refiner_head import RefinerHead, RefinerHeadConfig
 
 if TYPE_CHECKING:
     from tokvid_tokenizers.codec import VideoCodec
@@ -38,39 +41,41 @@ _MOST_TOKENS = 1 << 15
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerConfig:
-    """``patch`` pixels are the side of what is drawn at a time, and as far as ``margin`` pixels around it are seen;
-    what was drawn there is seen divided by ``scale``, about the deviation of what decoding loses."""
+    """``patch`` pixels are the side of what is drawn at a time. It is drawn after ``width`` numbers, made of what is
+    seen in its place and, by ``looks`` convolutions, as many patches around it."""
 
     patch: int = 4
-    margin: int = 2
-    scale: float = 0.1
+    width: int = 128
+    looks: int = 2
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "patch")
-        at_least(self, 0, "margin")
-        positive(self, "scale")
-        finite(self, "scale")
+        at_least(self, 1, "patch", "width")
+        at_least(self, 0, "looks")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What a frame's patches are drawn after, of N frames of any clips: decodings float ``[N,3,H,W]`` in [-1, 1] of
-    the frame and the one before, what was drawn of the one before, float ``[N,3,H,W]``, codebook vectors
-    ``[N,D,h,w]``, and the frame's place in its group, int64 ``[N]``: 0 the first frame of all, which has none
-    before."""
+    """What a frame's patches are drawn after, of N frames of any clips, in patches ``[N,rows,columns,C]`` of
+    :meth:`Refiner.cut`: decodings of the frame and the one before, what was drawn of the one before (0 of the first,
+    which has none), and of the frame itself where it is ``known``, bool ``[N,rows,columns]``; codebook vectors
+    ``[N,D,h,w]``, the frame's place in its group, int64 ``[N]``, and the number of the set that is next, int64
+    ``[N]``."""
 
     plain: Tensor
     plain_before: Tensor
     drawn_before: Tensor
+    drawn: Tensor
+    known: Tensor
     vectors: Tensor
     phase: Tensor
+    number: Tensor
 
 
 class Refiner:
     """A head for the frames of one codec; :meth:`refine` draws, :mod:`tokvid_tokenizers.refiner_training` trains."""
 
     def __init__(
-        self, codec: VideoCodec, config: RefinerConfig, head: DiffusionHead | None, refinement: Refinement
+        self, codec: VideoCodec, config: RefinerConfig, head: RefinerHead | None, refinement: Refinement
     ) -> None:
         codec.check_discrete()
         stride = codec.spatial_stride
@@ -80,14 +85,26 @@ class Refiner:
             )
         self.codec, self.config, self.refinement = codec, config, refinement
         self._parts = stride // config.patch  # patches along the side of a cell
-        self._side = config.patch + 2 * config.margin
         self._phases = codec.temporal_stride + 1
         self.channels = 3 * config.patch**2
-        own = 4 * 3 * self._side**2 + 9 * codec.quantizer.dim
-        self.condition_dim = own + self._phases + len(SETS) + self._parts**2
+        self._basis = _waves(config.patch)
+        self.seen_dim = 4 * self.channels + 1 + codec.quantizer.dim + self._phases + len(SETS) + self._parts**2
         self.head = head
         if head is not None:
             self._check(head)
+
+    def new_head(self, config: HeadConfig, mean: Sequence[float], deviation: Sequence[float]) -> RefinerHead:
+        """A head that was not trained, for patches of that ``mean`` and ``deviation`` a channel."""
+        return RefinerHead(
+            RefinerHeadConfig(
+                condition_dim=self.config.width,
+                mean=tuple(mean),
+                deviation=tuple(deviation),
+                seen_dim=self.seen_dim,
+                looks=self.config.looks,
+                **to_mapping(config),
+            )
+        )
 
     @torch.no_grad()
     def refine(self, codes: Tensor, num_frames: int | None = None, *, seed: int = 0, first_sample: int = 0) -> Tensor:
@@ -118,23 +135,20 @@ class Refiner:
         return 1 + ((frame - 1) % stride if self.codec.is_causal else frame % stride)
 
     def cut(self, difference: Tensor) -> Tensor:
-        """Images ``[N,3,H,W]`` as patches ``[N,H/p,W/p,3*p*p]``."""
+        """Images ``[N,3,H,W]`` as patches ``[N,H/p,W/p,3*p*p]``, told in waves."""
         p = self.config.patch
         n, c, height, width = difference.shape
         cut = difference.reshape(n, c, height // p, p, width // p, p)
-        return cut.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        patches: Tensor = cut.permute(0, 2, 4, 1, 3, 5).flatten(3) @ self._basis.to(difference).T
+        return patches
 
     def joined(self, patches: Tensor) -> Tensor:
         """The inverse of :meth:`cut`."""
         p = self.config.patch
         n, rows, columns, _ = patches.shape
-        cut = patches.unflatten(3, (3, p, p)).permute(0, 3, 1, 4, 2, 5)
+        cut = (patches @ self._basis.to(patches)).unflatten(3, (3, p, p)).permute(0, 3, 1, 4, 2, 5)
         image: Tensor = cut.reshape(n, 3, rows * p, columns * p)
         return image
-
-    def pixels_of(self, mask: Tensor) -> Tensor:
-        """A mask of patches ``[rows,columns]`` as one of pixels ``[H,W]``."""
-        return mask.repeat_interleave(self.config.patch, 0).repeat_interleave(self.config.patch, 1)
 
     def set_mask(self, number: int, rows: int, columns: int) -> Tensor:
         """Which patches are in a set: bool ``[rows,columns]``."""
@@ -150,35 +164,35 @@ class Refiner:
             mask |= self.set_mask(earlier, rows, columns)
         return mask
 
-    def steady(self, seen: Seen) -> Tensor:
-        """What every patch of a frame is given whatever its set: ``[N,rows*columns,...]``."""
-        p = self.config.patch
-        rows, columns = (side // p for side in seen.plain.shape[2:])
-        device = seen.plain.device
-        row, column = torch.arange(rows, device=device), torch.arange(columns, device=device)
-        cell = (row[:, None] // self._parts * seen.vectors.shape[3] + column // self._parts).flatten()
-        part = (row[:, None] % self._parts * self._parts + column % self._parts).flatten()
-        shape = (len(seen.plain), rows * columns, -1)
-        return torch.cat(
-            [
-                self._around(seen.plain, "replicate"),
-                self._around(seen.plain_before, "replicate"),
-                self._around(seen.drawn_before / self.config.scale, "constant"),
-                self._around_cells(seen.vectors)[:, cell],
-                F.one_hot(seen.phase, self._phases).to(seen.plain)[:, None].expand(shape),
-                F.one_hot(part, self._parts**2).to(seen.plain).expand(shape),
-            ],
-            dim=2,
-        )
+    def conditions(self, head: RefinerHead, seen: Seen) -> Tensor:
+        """What ``head`` draws each patch after, ``[N,rows,columns,D]``."""
+        count, rows, columns, _ = seen.plain.shape
 
-    def conditions(self, steady: Tensor, drawn: Tensor, number: int) -> Tensor:
-        """What the head is given of the patches of set ``number``, ``[N,M,condition_dim]`` in rows and columns, after
-        what was ``drawn`` of the frame, ``[N,3,H,W]``."""
-        rows, columns = (side // self.config.patch for side in drawn.shape[2:])
-        chosen = self.set_mask(number, rows, columns).flatten().to(drawn.device)
-        own = self._around(drawn / self.config.scale, "constant")[:, chosen]
-        of_set = F.one_hot(torch.tensor(number, device=drawn.device), len(SETS)).to(own)
-        return torch.cat([steady[:, chosen], own, of_set.expand(*own.shape[:2], -1)], dim=2)
+        def of_all(each: Tensor) -> Tensor:
+            return each[:, None, None].expand(count, rows, columns, -1)
+
+        def of_drawn(drawn: Tensor, known: Tensor) -> Tensor:
+            return head.standardise(drawn).masked_fill(~known[..., None], 0.0)
+
+        parts = torch.eye(self._parts**2).to(seen.plain).unflatten(0, (self._parts, self._parts))
+        cells = seen.vectors.permute(0, 2, 3, 1)
+        has_before = (seen.phase > 0)[:, None, None].expand(count, rows, columns)
+        return head.conditions(
+            torch.cat(
+                [
+                    seen.plain,
+                    seen.plain_before,
+                    of_drawn(seen.drawn_before, has_before),
+                    of_drawn(seen.drawn, seen.known),
+                    seen.known[..., None].to(seen.plain),
+                    cells.repeat_interleave(self._parts, 1).repeat_interleave(self._parts, 2),
+                    of_all(F.one_hot(seen.phase, self._phases).to(seen.plain)),
+                    of_all(F.one_hot(seen.number, len(SETS)).to(seen.plain)),
+                    parts.repeat(*cells.shape[1:3], 1).expand(count, rows, columns, -1),
+                ],
+                dim=3,
+            )
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the refiner into the folder of its codec."""
@@ -194,7 +208,7 @@ class Refiner:
         found, folder = None, Path(name)
         if not str(name).startswith(CODEC_PREFIXES):
             folder = local_folder(name, **hub)
-            found = load_head(folder, REFINER, what="refiner", wanted=("codec_id", "refiner"))
+            found = load_head(folder, REFINER, what="refiner", kind=RefinerHead, wanted=("codec_id", "refiner"))
         if found is None:
             raise ModelError(
                 f"{name} is a codec without a refiner: train one by the recipe codec/sprites-refine, with"
@@ -212,25 +226,15 @@ class Refiner:
             raise CheckpointError(f"{folder / REFINER}.json: {error}") from error
         return cls(codec, config, head.to(next(codec.parameters()).device), refinement)
 
-    def _check(self, head: DiffusionHead) -> None:
-        wanted, found = (self.channels, self.condition_dim), (head.config.latent_dim, head.config.condition_dim)
+    def _check(self, head: RefinerHead) -> None:
+        config = head.config
+        assert isinstance(config, RefinerHeadConfig)
+        wanted, found = (self.channels, self.seen_dim), (config.latent_dim, config.seen_dim)
         if wanted != found:
             raise ModelError(
-                f"this head draws {found[0]} numbers from conditions of {found[1]}, a refiner of this codec"
-                f" {wanted[0]} from {wanted[1]}: train it anew"
+                f"this head draws {found[0]} numbers from {found[1]} that it sees, a refiner of this codec {wanted[0]}"
+                f" from {wanted[1]}: train it anew"
             )
-
-    def _around(self, image: Tensor, mode: str) -> Tensor:
-        """Of every patch its pixels and those around it, ``[N,rows*columns,3*side*side]``."""
-        margin = self.config.margin
-        padded = F.pad(image, (margin,) * 4, mode=mode) if margin else image
-        around: Tensor = F.unfold(padded, self._side, stride=self.config.patch).transpose(1, 2)
-        return around
-
-    def _around_cells(self, vectors: Tensor) -> Tensor:
-        """Of every cell its vector and those of the eight around it, ``[N,h*w,9*D]``."""
-        around: Tensor = F.unfold(F.pad(vectors, (1,) * 4, mode="replicate"), 3).transpose(1, 2)
-        return around
 
 
 class Refining:
@@ -253,30 +257,30 @@ class Refining:
         if (height, width) != tuple(side * refiner.codec.spatial_stride for side in vectors.shape[2:]):
             raise ShapeError(f"frames of {height}x{width} are not those of {vectors.shape[2]}x{vectors.shape[3]} cells")
         rows, columns = height // p, width // p
-        plain = plain.float()
-        plain_before, drawn_before = self._before or (plain, torch.zeros_like(plain))
+        patches = refiner.cut(plain.float())
+        drawn = torch.zeros_like(patches)
+        plain_before, drawn_before = self._before or (patches, drawn)
         phase = torch.full((len(plain),), refiner.phase_of(self._frame), device=plain.device)
-        steady = refiner.steady(
-            Seen(
-                plain=plain,
-                plain_before=plain_before,
-                drawn_before=drawn_before,
-                vectors=vectors.float(),
-                phase=phase,
-            )
-        )
-        patches = torch.zeros(len(plain), rows, columns, refiner.channels, device=plain.device)
         for number in range(len(SETS)):
-            mask = refiner.set_mask(number, rows, columns)
+            mask = refiner.set_mask(number, rows, columns).to(plain.device)
             places = mask.flatten().nonzero()[:, 0]
             if not len(places):  # of frames of one patch
                 continue
-            given = refiner.conditions(steady, refiner.joined(patches), number)
-            patches[:, mask.to(plain.device)] = self._drawn(head, given, places + self._frame * rows * columns)
-        drawn = refiner.joined(patches)
-        self._before = plain, drawn
+            seen = Seen(
+                plain=patches,
+                plain_before=plain_before,
+                drawn_before=drawn_before,
+                drawn=drawn,
+                known=refiner.drawn_mask(number, rows, columns).to(plain.device).expand(len(plain), -1, -1),
+                vectors=vectors.float(),
+                phase=phase,
+                number=torch.full_like(phase, number),
+            )
+            given = refiner.conditions(head, seen)[:, mask]
+            drawn[:, mask] = self._drawn(head, given, places.cpu() + self._frame * rows * columns)
+        self._before = patches, drawn
         self._frame += 1
-        frame: Tensor = (plain + drawn).clamp(-1.0, 1.0)
+        frame: Tensor = (plain.float() + refiner.joined(drawn)).clamp(-1.0, 1.0)
         return frame
 
     def _drawn(self, head: DiffusionHead, given: Tensor, places: Tensor) -> Tensor:
@@ -293,3 +297,17 @@ class Refining:
         ]
         patches: Tensor = torch.cat(parts).unflatten(0, (count, tokens))
         return patches
+
+
+def _waves(side: int) -> Tensor:
+    """An orthonormal basis ``[3*p*p,3*p*p]`` of patches: brightness and two differences of colours, each in cosines.
+
+    Most of what decoding loses is bright and slow. Its channels have a deviation each, by which noise starts and errors
+    count; of pixels all would have the same one, and what the head has not learned would show as coloured grain.
+    """
+    place = torch.arange(side, dtype=torch.float64)
+    cosines = torch.cos(math.pi / side * (place[None] + 0.5) * place[:, None]) * (2 / side) ** 0.5
+    cosines[0] /= 2**0.5
+    colours = torch.tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64)
+    colours /= colours.norm(dim=1, keepdim=True)
+    return torch.kron(torch.kron(colours, cosines), cosines).float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +22,7 @@ from tokvid.run_lock import check_output
 from tokvid.runtime import default_device, prepare
 from tokvid_tokenizers.codec import VideoCodec
 from tokvid_tokenizers.refiner import SETS, Refiner, RefinerConfig, Seen
+from tokvid_tokenizers.refiner_head import ADAM_NAMES, RefinerHead
 from tokvid_tokenizers.registry import load_codec
 
 CODEC_FOLDER = "codec"
@@ -32,13 +33,13 @@ _COUNTED = 8192  # patches of a batch that statistics are taken from
 class RefinerTrainingConfig(FlowTrainingConfig):
     """Of every clip ``frames_a_clip`` frames are seen a step, and of their patches at most ``patches``.
 
-    What was drawn before is the truth and noise of ``given_noise`` times the refiner's scale: when frames are refined
-    it is what the head drew itself, and errors must not add up.
+    What was drawn before is the truth and noise of ``given_noise`` times the deviation of each channel: when frames are
+    refined it is what the head drew itself, and errors must not add up.
     """
 
     frames_a_clip: int = 16
     patches: int = 4096
-    given_noise: float = 0.2
+    given_noise: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,7 +59,7 @@ class RefinerRecipe:
     codec: str
     data: DataConfig = field(default_factory=SpriteDataConfig)
     refiner: RefinerConfig = field(default_factory=RefinerConfig)
-    head: HeadConfig = field(default_factory=lambda: HeadConfig(width=128))
+    head: HeadConfig = field(default_factory=lambda: HeadConfig(width=112))
     training: RefinerTrainingConfig = field(default_factory=RefinerTrainingConfig)
     refinement: Refinement = field(default_factory=Refinement)
 
@@ -89,6 +90,7 @@ def train_refiner(
 
     def keep(head: DiffusionHead) -> None:
         nonlocal trained
+        assert isinstance(head, RefinerHead)
         trained = Refiner(codec, recipe.refiner, head, recipe.refinement)
         with atomic_folder(output / CODEC_FOLDER) as beside:
             codec.save_pretrained(beside)
@@ -98,12 +100,24 @@ def train_refiner(
     return trained
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """Frames, and which of all their patches the head is ``asked`` for, int64 ``[N]``."""
+
+    seen: Seen
+    asked: Tensor
+
+
 class _Lost:
     """Patches of what decoding loses of clips, and what they are drawn after."""
 
+    adam_names = ADAM_NAMES
+
     def __init__(self, refiner: Refiner, clips: ClipArray, config: RefinerTrainingConfig) -> None:
         self.refiner, self.clips, self.config = refiner, clips, config
-        self.condition_dim = refiner.condition_dim
+
+    def new_head(self, config: HeadConfig, mean: Sequence[float], deviation: Sequence[float]) -> RefinerHead:
+        return self.refiner.new_head(config, mean, deviation)
 
     def differences(self, clips: Sequence[int]) -> Tensor:
         frames, plain, _ = self._decoded(clips)
@@ -111,44 +125,53 @@ class _Lost:
         some = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:_COUNTED]
         return patches[some.to(patches.device)]
 
-    def batch(self, clips: Sequence[int], step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, clips: Sequence[int], step: int) -> tuple[_Given, Tensor]:
         refiner, config = self.refiner, self.config
         frames, plain, vectors = self._decoded(clips)
-        total = frames.shape[2]
+        device, total = frames.device, frames.shape[2]
         count = min(config.frames_a_clip, total)
         chosen = torch.rand(len(clips), total).argsort(dim=1)[:, :count].flatten()
         clip = torch.arange(len(clips)).repeat_interleave(count)
         before = (chosen - 1).clamp_min(0)
         latent = torch.tensor([refiner.latent_of(number) for number in chosen.tolist()])
-        lost = frames - plain
-        first = (chosen == 0).to(lost.device)[:, None, None, None]
-        drawn_before = self._nearly(lost[clip, :, before]).masked_fill(first, 0.0)
-        phase = torch.tensor([refiner.phase_of(number) for number in chosen.tolist()], device=lost.device)
-        given, drawn = [], []
-        for number in range(len(SETS)):
-            own = ((torch.arange(len(chosen)) + step) % len(SETS) == number).nonzero()[:, 0]  # of so many frames each
-            if not len(own):
-                continue
-            target = refiner.cut(lost[clip[own], :, chosen[own]])
-            rows, columns = target.shape[1:3]
-            earlier = refiner.drawn_mask(number, rows, columns).to(lost.device)
-            seen = Seen(
-                plain=plain[clip[own], :, chosen[own]],
-                plain_before=plain[clip[own], :, before[own]],
-                drawn_before=drawn_before[own.to(lost.device)],
-                vectors=vectors[clip[own], :, latent[own]],
-                phase=phase[own.to(lost.device)],
-            )
-            shown = self._nearly(refiner.joined(target)) * refiner.pixels_of(earlier)
-            given.append(refiner.conditions(refiner.steady(seen), shown, number).flatten(0, 1))
-            drawn.append(target[:, refiner.set_mask(number, rows, columns).to(lost.device)].flatten(0, 1))
-        conditions, patches = torch.cat(given), torch.cat(drawn)
-        kept = torch.randperm(len(patches))[: config.patches].to(patches.device)
-        return conditions[kept], patches[kept]
+        phase = torch.tensor([refiner.phase_of(number) for number in chosen.tolist()])
+        number = (torch.arange(len(chosen)) + step) % len(SETS)  # of so many frames each
 
-    def _nearly(self, lost: Tensor) -> Tensor:
-        noise = torch.randn(lost.shape).to(lost.device)
-        return lost + self.config.given_noise * self.refiner.config.scale * noise
+        def patches(of: Tensor, numbers: Tensor) -> Tensor:
+            return refiner.cut(of[clip, :, numbers])
+
+        lost = patches(frames - plain, chosen)
+        rows, columns = lost.shape[1:3]
+        known, next_ones = (
+            torch.stack([mask_of(each, rows, columns) for each in range(len(SETS))])[number]
+            for mask_of in (refiner.drawn_mask, refiner.set_mask)
+        )
+        seen = Seen(
+            plain=patches(plain, chosen),
+            plain_before=patches(plain, before),
+            drawn_before=patches(frames - plain, before),
+            drawn=lost,
+            known=known.to(device),
+            vectors=vectors[clip, :, latent],
+            phase=phase.to(device),
+            number=number.to(device),
+        )
+        asked = next_ones.flatten().nonzero()[:, 0]
+        asked = asked[torch.randperm(len(asked))[: config.patches]].to(device)
+        return _Given(seen=seen, asked=asked), lost.flatten(0, 2)[asked]
+
+    def conditions(self, head: DiffusionHead, given: _Given) -> Tensor:
+        assert isinstance(head, RefinerHead)
+        seen = replace(
+            given.seen,
+            drawn_before=self._nearly(head, given.seen.drawn_before),
+            drawn=self._nearly(head, given.seen.drawn),
+        )
+        return self.refiner.conditions(head, seen).flatten(0, 2)[given.asked]
+
+    def _nearly(self, head: DiffusionHead, drawn: Tensor) -> Tensor:
+        noise = torch.randn(drawn.shape) * torch.tensor(head.config.deviation) * self.config.given_noise
+        return drawn + noise.to(drawn)
 
     def _decoded(self, clips: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Frames of clips and their decodings ``[B,3,T,H,W]``, and the codebook vectors ``[B,D,t,h,w]`` between."""

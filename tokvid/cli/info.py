@@ -23,7 +23,7 @@ from typing import Any
 from tokvid.codes_file import SUFFIX, CodesFile
 from tokvid.config import to_mapping
 from tokvid.errors import ConfigError, DataError
-from tokvid.hub import CODEC_PREFIXES, local_path
+from tokvid.hub import CODEC_PREFIXES, local_path, shipped_models
 
 # The size that published codecs are compared at.
 SIZE = "17x128x128"
@@ -103,6 +103,10 @@ def describe(what: str | None, size: str | None = None, *, measured: bool = Fals
         raise DataError(
             f"{what} holds neither a codec ({CONFIG}) nor a video language model ({VIDEO_LM}) nor code shards"
             f" ({SHARDS})"
+        )
+    if not Path(what).exists():
+        raise DataError(
+            f"there is no file or folder {what!r}, and with tokvid comes {', '.join(shipped_models())}: check the name"
         )
     return _video(Path(what))
 
