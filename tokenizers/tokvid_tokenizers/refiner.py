@@ -258,8 +258,8 @@ class Refining:
             raise ShapeError(f"frames of {height}x{width} are not those of {vectors.shape[2]}x{vectors.shape[3]} cells")
         rows, columns = height // p, width // p
         patches = refiner.cut(plain.float())
+        plain_before, drawn_before = self._before or (patches, torch.zeros_like(patches))
         drawn = torch.zeros_like(patches)
-        plain_before, drawn_before = self._before or (patches, drawn)
         phase = torch.full((len(plain),), refiner.phase_of(self._frame), device=plain.device)
         for number in range(len(SETS)):
             mask = refiner.set_mask(number, rows, columns).to(plain.device)
