@@ -17,8 +17,8 @@ from tokvid.guidance import guide
 from tokvid.noise import uniform
 
 Solver = Literal["euler", "heun"]
-Velocity = Callable[[Tensor, Tensor, float], Tensor]
-"""Of points ``[N,C]`` at times ``[N]``, and the progress of the way in (0, 1], from which a ramp takes its height."""
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""Of points ``[N,C]`` at times ``[N]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ _STREAM = 0xF10A
 def starting_noise(seed: int, samples: Tensor, positions: Tensor, channels: int, *, step: int = 0) -> Tensor:
     """Standard normal float32 ``[N,channels]``, a function of (seed, sample, position, step) and the channel alone.
 
-    ``samples`` and ``positions`` int64 ``[N]``, on the CPU.
+    ``samples`` and ``positions`` int64 ``[N]``, on the CPU. A flow is followed without more noise: its ``step`` is 0.
     """
     counters = (torch.tensor(_STREAM), samples[:, None], positions[:, None], torch.tensor(step), torch.arange(channels))
     # Between the multiples of 2^-23 that it gives: 0 has no place under the normal curve.
@@ -60,10 +60,9 @@ def follow(velocity: Velocity, noise: Tensor, *, steps: int, solver: Solver = "e
     points = noise
     for step in range(steps):
         start, end = (torch.full((len(noise),), 1 - place / steps, device=noise.device) for place in (step, step + 1))
-        progress = (step + 1) / steps
-        slope = velocity(points, start, progress)
+        slope = velocity(points, start)
         if solver == "heun":
-            slope = (slope + velocity(points - slope / steps, end, progress)) / 2
+            slope = (slope + velocity(points - slope / steps, end)) / 2
         points = points - slope / steps
     return points
 
@@ -79,14 +78,12 @@ def draw_latents(
     temperature: float = 1.0,
     guidance_scale: float = 1.0,
     null_conditions: Tensor | None = None,
-    guidance_ramp: bool = True,
 ) -> Tensor:
     """Latents float32 ``[N,C]`` in the data's units, given ``conditions`` ``[N,D]``, from normal ``noise`` ``[N,C]``.
 
     ``temperature`` scales the noise. A ``guidance_scale`` g is away from ``null_conditions`` ``[N,D]``, on velocities
-    as :mod:`tokvid.guidance` is on logits. With ``guidance_ramp`` g rises along the way from 1: what is nearly
-    noise is hardly guided. MAR's ramp is another: it rises with the tokens that are drawn and is level along each
-    one's way, so who draws sets of tokens one after the other turns this one off and gives each set its g.
+    as :mod:`tokvid.guidance` is on logits, and level along the way: who draws sets of tokens one after the other gives
+    each set its g.
     """
     if conditions.ndim != 2 or conditions.shape[1] != head.config.condition_dim:
         raise ShapeError(f"expected conditions [N,{head.config.condition_dim}], got {list(conditions.shape)}")
@@ -104,11 +101,10 @@ def draw_latents(
     if null_conditions is not None and null_conditions.shape != conditions.shape:
         raise ShapeError(f"expected null_conditions {list(conditions.shape)}, got {list(null_conditions.shape)}")
 
-    def velocity(points: Tensor, times: Tensor, progress: float) -> Tensor:
+    def velocity(points: Tensor, times: Tensor) -> Tensor:
         conditional: Tensor = head(points, times, conditions)
         if guidance_scale == 1.0:
             return conditional
-        scale = 1 + (guidance_scale - 1) * progress if guidance_ramp else guidance_scale
-        return guide(conditional, head(points, times, null_conditions), scale)
+        return guide(conditional, head(points, times, null_conditions), guidance_scale)
 
     return head.unstandardise(follow(velocity, noise * temperature, steps=steps, solver=solver))

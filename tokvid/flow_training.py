@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tokvid.atomic import write_text
 from tokvid.checkpoint import (
@@ -31,6 +31,7 @@ from tokvid.checkpoint import (
 )
 from tokvid.config import to_mapping
 from tokvid.config_checks import at_least, less_than, positive
+from tokvid.data.clip_source import spread
 from tokvid.data.clips import ClipArray
 from tokvid.diffusion_head import DiffusionHead, HeadConfig
 from tokvid.errors import ConfigError, DataError
@@ -50,7 +51,7 @@ from tokvid.weights import check_weights
 
 RECIPE_FILE = "recipe.json"
 _COUNTED = 256
-"""Clips that the statistics of what is drawn are taken from."""
+"""Clips, spread over all, that the statistics of what is drawn are taken from."""
 _WORDS = {"clips": "the clips", "model": "the models", "codec": "the codecs"}
 
 
@@ -197,8 +198,8 @@ class FlowTrainer:
 
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each channel of what is drawn."""
-        count, size = min(_COUNTED, len(self.clips)), self.config.batch_size
-        parts = [self.examples.differences(range(start, min(start + size, count))) for start in range(0, count, size)]
+        some, size = spread(len(self.clips), _COUNTED), self.config.batch_size
+        parts = [self.examples.differences(some[start : start + size]) for start in range(0, len(some), size)]
         drawn = torch.cat(parts).double()
         return tuple(drawn.mean(0).tolist()), tuple(drawn.std(0).tolist())
 
@@ -242,14 +243,6 @@ class FlowTrainer:
         clips.update("\0".join(self.clips.captions).encode())
         found: dict[str, Any] = json.loads(json.dumps(kept | {"clips": clips.hexdigest()} | self._digests))
         return found
-
-
-def digest_of(model: nn.Module) -> str:
-    """64 hexadecimal digits of all weights of ``model``."""
-    weights = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        weights.update(tensor.float().contiguous().cpu().numpy().tobytes())
-    return weights.hexdigest()
 
 
 def check_one_process() -> None:

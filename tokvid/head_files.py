@@ -17,6 +17,7 @@ from tokvid.diffusion_head import DiffusionHead
 from tokvid.errors import CheckpointError, ConfigError
 from tokvid.flow import Refinement
 from tokvid.saved_json import read_mapping
+from tokvid.weights import digest_of_weights
 
 _FORMAT_VERSION = 1
 Head = TypeVar("Head", bound=DiffusionHead)
@@ -75,3 +76,8 @@ def load_head(
 def _files(folder: Path, name: str) -> tuple[Path, Path]:
     """What a head is, and its weights."""
     return folder / f"{name}.json", folder / f"{name}.safetensors"
+
+
+def drawn_by(head: DiffusionHead, refinement: Refinement) -> dict[str, Any]:
+    """What drew, for the metadata of a video: which head, by a digest of its weights, and how."""
+    return {"head_sha256": digest_of_weights(head.state_dict()), **to_mapping(refinement)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from tokvid.errors import ConfigError
+from tokvid.processes import is_main_process
 from tokvid_lm.chat_tokens import with_chat
 from tokvid_lm.continuous import is_continuous
 from tokvid_lm.latent_tokens import with_latents
@@ -45,6 +47,8 @@ def _trained(recipe: LMRecipe, model: TrainedModelConfig, codec: VideoCodec) -> 
     """The saved model, which writes documents as the recipe says."""
     name = model.name
     lm = VideoLM.from_pretrained(name, dtype=torch.float32)
+    if lm.diffusion_head is not None and not lm.is_continuous:
+        _leave_head_out(lm, name)
     if is_continuous(codec) and not lm.is_continuous:
         lm = with_latents(lm, codec)
     if recipe.chats and not lm.vocabulary.chats:
@@ -64,11 +68,20 @@ def _trained(recipe: LMRecipe, model: TrainedModelConfig, codec: VideoCodec) -> 
     wrong = [f"{key}={value}" for key, value in written.items() if value != getattr(recipe, key)]
     if wrong:
         raise ConfigError(f"the model {name} was made with other documents than the recipe's: set {', '.join(wrong)}")
-    if not lm.is_continuous:
-        lm.diffusion_head = None  # it refines by hidden states that will be others
     if model.max_positions is not None:
         _lengthen(lm.model, model.max_positions, name)
     return lm
+
+
+def _leave_head_out(lm: VideoLM, name: str) -> None:
+    """Take the head that refines codes from ``lm``, and say so: its hidden states will be others."""
+    lm.diffusion_head = None
+    if is_main_process():
+        print(
+            f"the diffusion head of {name} is left out: hidden states will be others; train one for the model that"
+            " comes of this by the recipe lm/sprites-hybrid, with --lm= it",
+            file=sys.stderr,
+        )
 
 
 def _lengthen(model: PreTrainedModel, positions: int, name: str) -> None:

@@ -151,21 +151,13 @@ def _finite(value: float) -> float | None:
 
 
 def _check(lm: VideoLM, clips: ClipArray) -> None:
-    settings = lm.settings
     if lm.vocabulary.num_actions:
         raise ModelError(
             "this model draws from actions, and the clips of an evaluation bring none: it cannot be measured"
         )
-    if settings.fps is not None and clips.fps != settings.fps:
-        raise ModelError(f"the model was trained at {settings.fps:g} frames a second, these clips have {clips.fps:g}")
+    lm.settings.check_clips(clips.fps, clips.frames.shape[1:4])
     if not any(clips.captions):
         raise ModelError("these clips have no captions, but a language model draws from captions: write some")
-    wanted = (settings.num_frames, settings.height, settings.width)
-    if None not in wanted and clips.frames.shape[1:4] != wanted:
-        raise ModelError(
-            f"the model was trained on clips of {settings.num_frames} frames of {settings.height}x{settings.width},"
-            f" these have {clips.frames.shape[1]} of {clips.frames.shape[2]}x{clips.frames.shape[3]}"
-        )
 
 
 def _losses(

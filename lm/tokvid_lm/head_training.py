@@ -17,12 +17,13 @@ from tokvid.data.clips import ClipArray, DataConfig, SpriteDataConfig
 from tokvid.diffusion_head import FROM_AND_TO_LATENTS, DiffusionHead, DiffusionHeadConfig, HeadConfig
 from tokvid.errors import ModelError
 from tokvid.flow import Refinement
-from tokvid.flow_training import FlowTrainer, FlowTrainingConfig, check_one_process, digest_of
+from tokvid.flow_training import FlowTrainer, FlowTrainingConfig, check_one_process
 from tokvid.frames import to_model
 from tokvid.run_lock import check_output
 from tokvid.runtime import default_device, loading_dtype, prepare
+from tokvid.weights import digest_of_weights
 from tokvid_lm.head import hidden_size
-from tokvid_lm.hybrid import conditions, finished
+from tokvid_lm.hybrid import check_no_actions, conditions, finished
 from tokvid_lm.samplers.runner import sampling_from
 from tokvid_lm.segments import TextSegment
 from tokvid_lm.templates import VideoHeader
@@ -33,7 +34,7 @@ LM_FOLDER = "lm"
 
 @dataclass(frozen=True, kw_only=True)
 class HeadTrainingConfig(FlowTrainingConfig):
-    """``prompt_drop`` of the clips lose their caption, as in the training of the model."""
+    """``prompt_drop`` of the clips lose their caption, for a model that draws without one, too."""
 
     prompt_drop: float = 0.0
 
@@ -71,17 +72,19 @@ def train_head(recipe: HeadRecipe, clips: ClipArray, *, lm: VideoLM | None = Non
     check_one_process()
     lm = lm or VideoLM.from_pretrained(recipe.lm, dtype=loading_dtype()).to(default_device())
     lm.sampling_for(None)  # says so where the model draws no videos
-    if lm.vocabulary.num_actions:
+    if lm.is_continuous:
         raise ModelError(
-            f"this model draws videos from {lm.vocabulary.num_actions} actions, and the clips that a head learns from"
-            " have none: there are no heads for such models yet"
+            "this model draws its latents with a head that is trained with it: use a recipe of the task lm, with"
+            " model: {kind: trained, name: ...}"
         )
+    check_no_actions(lm)
+    lm.settings.check_clips(clips.fps, clips.frames.shape[1:4])
     trainer = FlowTrainer(
         recipe,
         clips,
         _Differences(lm, clips, recipe.training.prompt_drop),
         device=lm.model.device,
-        digests={"model": digest_of(lm.model), "codec": lm.codec.codec_id},
+        digests={"model": digest_of_weights(lm.model.state_dict()), "codec": lm.codec.codec_id},
         left_out=("lm", "refinement"),
     )
 

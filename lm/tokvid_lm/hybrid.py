@@ -35,8 +35,18 @@ HEAD = "diffusion_head"
 """The name of its files in the folder of a model."""
 
 
+def check_no_actions(lm: VideoLM) -> None:
+    """Raise :class:`ModelError` for a model that draws from actions: the clips that heads learn from have none."""
+    if lm.vocabulary.num_actions:
+        raise ModelError(
+            f"this model draws videos from {lm.vocabulary.num_actions} actions, and the clips that a head learns from"
+            " have none: there are no heads for such models yet"
+        )
+
+
 def check_head(lm: VideoLM, head: DiffusionHead) -> None:
     """Raise :class:`ModelError` unless ``head`` fits the codec and the hidden states of ``lm``."""
+    check_no_actions(lm)
     channels, hidden = lm.codec.quantizer.dim, hidden_size(lm.model)
     expected = (channels, hidden if lm.is_continuous else channels + hidden)
     found = (head.config.latent_dim, head.config.condition_dim)
@@ -48,28 +58,22 @@ def check_head(lm: VideoLM, head: DiffusionHead) -> None:
 
 
 def head_of(lm: VideoLM) -> DiffusionHead:
-    """The head of ``lm``; raises :class:`ModelError` where it has none."""
+    """The head of ``lm``; raises :class:`ModelError` where it has none, and of a model with actions."""
+    check_no_actions(lm)
     if lm.diffusion_head is None:
         raise ModelError(
-            "hybrid needs a model with a diffusion head, and this one has none: train one with 'tokvid train"
-            " lm/sprites-hybrid', or leave hybrid out"
+            "hybrid needs a model with a diffusion head, and this one has none: train one by the recipe"
+            " lm/sprites-hybrid, with --lm= this model and --data of what it was trained on, or leave hybrid out"
         )
     return lm.diffusion_head
 
 
-def finished(
-    lm: VideoLM,
-    segments: Sequence[Segment],
-    codes: Tensor,
-    header: VideoHeader,
-    action_ids: Tensor | None = None,
-) -> Document:
+def finished(lm: VideoLM, segments: Sequence[Segment], codes: Tensor, header: VideoHeader) -> Document:
     """The document of a prompt and the video ``codes`` ``[K,t,h,w]`` that answers it, in the mode it was drawn in."""
     writer = DocumentWriter(lm.template, lm.layout)
     lm.processor.write(writer, segments)
     code_ids = lm.processor.code_ids(codes[None])[0].numpy()
-    actions = None if action_ids is None else action_ids.numpy()
-    writer.video(code_ids, header, asked=code_ids < 0, action_ids=actions)
+    writer.video(code_ids, header, asked=code_ids < 0)
     return writer.finish()
 
 
@@ -139,22 +143,12 @@ def refined_frames(
     """Frames ``[1,3,T,H,W]`` in [-1, 1] of finished videos, one a request, on the CPU; ``codes`` ``[N,K,t,h,w]``."""
     head = head_of(lm)
     grid = Grid(t=codes.shape[2], h=codes.shape[3], w=codes.shape[4])
-    actions = lm.codec.temporal_stride if lm.vocabulary.num_actions else 0
-    header = VideoHeader(grid=grid, mode=mode, fps=fps, actions=actions)
+    header = VideoHeader(grid=grid, mode=mode, fps=fps)
     frames: list[Tensor] = []
     for start in range(0, len(codes), batch_size):
         part, chunk = codes[start : start + batch_size], requests[start : start + batch_size]
         documents = [
-            finished(
-                lm,
-                request.segments,
-                of_one,
-                header,
-                None
-                if request.given.actions is None
-                else lm.processor.action_ids(request.given.actions, grid, num_frames),
-            )
-            for request, of_one in zip(chunk, part, strict=True)
+            finished(lm, request.segments, of_one, header) for request, of_one in zip(chunk, part, strict=True)
         ]
         samples = torch.arange(start, start + len(part))
         with sampling_from(lm.model, way.autocast):

@@ -41,3 +41,4 @@ def latent_head_in_model(lm: VideoLM) -> Iterator[LatentHead | None]:
         yield head
     finally:
         delattr(lm.model, _PART)
+        head.float()  # DeepSpeed may have made its weights bfloat16, and it draws in float32

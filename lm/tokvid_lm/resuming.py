@@ -29,7 +29,8 @@ def run_facts(recipe: LMRecipe, codec: VideoCodec, documents: Documents) -> dict
     # What the file says, not what it is called.
     facts["training"]["deepspeed"] = read_deepspeed(recipe.training.deepspeed)
     facts["passes"] = facts["training"].pop("gradient_accumulation") * world_size()
-    kept = {name: value for name, value in facts.items() if name not in ("output", "codec", "about", "evaluation")}
+    apart = {"output", "codec", "about", "evaluation", "refinement"}  # how a head draws is nothing it learns
+    kept = {name: value for name, value in facts.items() if name not in apart}
     digests = {"codec_id": codec.codec_id, "documents": documents.digest()}
     plain: dict[str, Any] = json.loads(json.dumps(kept | digests))
     return plain

@@ -36,3 +36,15 @@ class VideoSettings:
             raise ModelError(f"a model draws in each mode it knows once, got {modes}")
         if not self.captions and any(sampling.candidates > 1 for sampling in self.sampling):
             raise ModelError("candidates are judged by captions, which this model was not trained to write: use 1")
+
+    def check_clips(self, fps: float | None, size: tuple[int, ...]) -> None:
+        """Raise :class:`ModelError` for clips of another rate or ``size`` ``(T,H,W)`` than those it was trained on."""
+        if self.fps is not None and fps != self.fps:
+            found = "no known rate" if fps is None else f"{fps:g}"
+            raise ModelError(f"the model was trained at {self.fps:g} frames a second, these clips have {found}")
+        wanted = (self.num_frames, self.height, self.width)
+        if None not in wanted and size != wanted:
+            raise ModelError(
+                f"the model was trained on clips of {self.num_frames} frames of {self.height}x{self.width}, these have"
+                f" {size[0]} of {size[1]}x{size[2]}"
+            )

@@ -19,7 +19,7 @@ from tests.integration.processes import run, succeed, torchrun
 from tests.lm.tiny import build_model, build_tokenizer
 from tokvid.config import from_mapping, to_mapping
 from tokvid.data.clips import ClipArray, materialise, open_clips
-from tokvid.diffusion_head import HeadConfig
+from tokvid.diffusion_head import DiffusionHead, DiffusionHeadConfig, HeadConfig
 from tokvid.errors import CheckpointError, ConfigError, ModelError
 from tokvid.flow import Refinement
 from tokvid.frames import to_model
@@ -32,11 +32,13 @@ from tokvid_lm.continuous import LatentHead, new_latent_head
 from tokvid_lm.document import IGNORED, DocumentWriter
 from tokvid_lm.full_evaluation import evaluate_lm
 from tokvid_lm.generation import as_batch, split_request
+from tokvid_lm.head_training import HeadRecipe, train_head
 from tokvid_lm.latent_documents import LatentDocuments
 from tokvid_lm.latent_generation import draw_latent_clips
 from tokvid_lm.mask_spec import MaskSpec, mask_for
 from tokvid_lm.mixture import MixtureConfig
 from tokvid_lm.objectives.video_objective import VideoObjective
+from tokvid_lm.samplers import latents as latents_sampler
 from tokvid_lm.samplers.runner import Way
 from tokvid_lm.samplers.sampling import Sampling
 from tokvid_lm.templates import VideoHeader
@@ -186,42 +188,58 @@ def test_a_frame_is_asked_for_from_those_before_it_and_what_is_drawn_of_it(kl_co
 
 
 @pytest.mark.parametrize("layout", ["raster", "random"])
-def test_the_head_is_given_what_training_gave_it(kl_codec: VideoCodec, layout: str) -> None:
-    """The first set of a frame is drawn from the hidden states of a document in which all of the frame is masked."""
+def test_the_head_is_given_what_training_gave_it(
+    kl_codec: VideoCodec, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set that is a whole frame is drawn from the hidden states of a document in which that frame is masked and those
+    before hold what was drawn of them; and it is shown where it was drawn for."""
     lm = continuous(kl_codec, layout=layout)
     assert lm.latent_head is not None
     lm.settings = VideoSettings(sampling=(Sampling(mode="frame", steps=1),))
     given: list[Tensor] = []
-    forward = lm.latent_head.forward
 
-    def noted(noised: Tensor, times: Tensor, conditions: Tensor) -> Tensor:
+    def noted(head: LatentHead, conditions: Tensor, noise: Tensor, **settings: Any) -> Tensor:
+        """Latents that say which hidden state they were drawn from."""
         given.append(conditions)
-        return forward(noised, times, conditions)
+        return conditions[:, :DIM].clone()
 
-    lm.latent_head.forward = noted  # type: ignore[method-assign]
-    frames = drawn(lm)
-    lm.latent_head.forward = forward  # type: ignore[method-assign]
-    per_frame = given[:: len(given) // 2]  # the flow is followed in several evaluations, of the same conditions
+    decoded: list[Tensor] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(latents_sampler, "draw_latents", noted)
+        plain = kl_codec.decode_latents
+        patch.setattr(
+            kl_codec,
+            "decode_latents",
+            lambda latents, num_frames: decoded.append(latents) or plain(latents, num_frames=num_frames),
+        )
+        drawn(lm)
+    (latents,) = decoded  # [1,C,t,h,w], each where it is shown
 
-    header = VideoHeader(grid=kl_codec.grid_for(5, 16, 16), mode="frame", fps=lm.settings.fps)
+    grid = kl_codec.grid_for(5, 16, 16)
+    header = VideoHeader(grid=grid, mode="frame", fps=lm.settings.fps)
     writer = DocumentWriter(lm.template, lm.layout)
     lm.processor.write(writer, PROMPT)
-    ids = np.full(header.grid.cells, lm.vocabulary.code_offset)
+    ids = np.full(grid.cells, lm.vocabulary.code_offset)
     writer.video(ids, header, asked=np.ones(len(ids), bool))
     document = writer.finish()
+    at = torch.from_numpy(document.cell)  # [S,3], of every place
+    shown = torch.zeros(1, len(document), DIM)
+    content = torch.from_numpy(document.content)
+    shown[0, content] = latents[0][:, at[content, 0], at[content, 1], at[content, 2]].T
     batch = collate([[document]], pad_id=lm.pad_id, positions=lm.positions)
     spec = MaskSpec(**{name: batch[name] for name in ("document", "order", "block", "ghost")})
+    objective = VideoObjective(lm.model, lm.vocabulary, latent_head=lm.latent_head)
     with torch.no_grad():
-        first = torch.from_numpy((document.labels != IGNORED) & (document.frame == 0))
-        latents = torch.zeros(1, len(document), DIM)
-        objective = VideoObjective(lm.model, lm.vocabulary, latent_head=lm.latent_head)
-        inputs = objective._read(batch["input_ids"], latents) | mask_for(lm.model, spec, batch["position_ids"])
-        expected = lm.model.base_model(**inputs, use_cache=False).last_hidden_state[0][first]
-    assert frames.shape[2] == 5 and len(per_frame) == 2
-    # In the order that the set was drawn in, which is that of noise.
-    found, rest = per_frame[0], expected.clone()
-    distances = torch.cdist(found, rest)
-    assert float(distances.min(1).values.max()) < 1e-4 and len(set(distances.argmin(1).tolist())) == len(found)
+        inputs = objective._read(batch["input_ids"], shown) | mask_for(lm.model, spec, batch["position_ids"])
+        hidden = lm.model.base_model(**inputs, use_cache=False).last_hidden_state[0]
+    assert len(given) == grid.t == 2
+    for frame in range(grid.t):
+        asked = torch.from_numpy((document.labels != IGNORED) & (document.frame == frame))
+        t, h, w = at[asked].T
+        assert bool((t == frame).all())
+        torch.testing.assert_close(latents[0][:, t, h, w].T, hidden[asked][:, :DIM], rtol=0, atol=1e-4)
+    moved = (hidden[asked] - given[0]).abs().max()
+    assert float(moved) > 1e-3, "the second frame has seen the first"
 
 
 def test_drawing_is_a_function_of_seed_and_sample(kl_codec: VideoCodec) -> None:
@@ -255,6 +273,24 @@ def test_guidance_at_one_is_none(kl_codec: VideoCodec) -> None:
     plain, near = drawn(lm, guidance_scale=1.0), drawn(lm, guidance_scale=1.0 + 1e-6)
     torch.testing.assert_close(plain, near, rtol=0, atol=1e-4)
     assert not torch.allclose(plain, drawn(lm, guidance_scale=4.0), atol=1e-3)
+
+
+def test_guidance_rises_with_what_is_drawn_of_a_frame(kl_codec: VideoCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = continuous(kl_codec)
+    scales: list[float] = []
+    plain = latents_sampler.draw_latents
+
+    def noted(*arguments: Any, guidance_scale: float, **settings: Any) -> Tensor:
+        scales.append(guidance_scale)
+        return plain(*arguments, guidance_scale=guidance_scale, **settings)
+
+    monkeypatch.setattr(latents_sampler, "draw_latents", noted)
+    for ramp in (False, True):
+        lm.settings = VideoSettings(sampling=(Sampling(mode="frame", steps=3, guidance_scale=3.0, guidance_ramp=ramp),))
+        scales.clear()
+        drawn(lm)
+        # 16 cells a frame: 13, 8 and none are left, by the cosine.
+        assert scales == pytest.approx(2 * ([1 + 2 * 3 / 16, 1 + 2 * 8 / 16, 3.0] if ramp else [3.0] * 3))
 
 
 def test_it_is_saved_whole_and_loads_plainly_without_its_head(kl_codec: VideoCodec, tmp_path: Path) -> None:
@@ -366,7 +402,10 @@ def test_it_learns_and_a_stopped_run_resumes_to_the_same_weights(
 
         patch.setattr(lm_trainer, "check_finite", interrupting)
         train("stopped")
-    resumed = train("stopped", resume=True)
+    # How latents are drawn in the end is nothing that training knows.
+    resumed = train("stopped", resume=True, refinement={"steps": 3})
+    assert resumed.refinement.steps == 3
+    resumed.refinement = whole.refinement
     assert isinstance(whole.diffusion_head, LatentHead) and isinstance(resumed.diffusion_head, LatentHead)
     for one, other in ((whole.model, resumed.model), (whole.diffusion_head, resumed.diffusion_head)):
         for left, right in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
@@ -374,7 +413,11 @@ def test_it_learns_and_a_stopped_run_resumes_to_the_same_weights(
     fresh = new_latent_head(whole.model, HeadConfig(width=16, depth=1), [0.0] * DIM, [1.0] * DIM, seed=0)
     assert not torch.equal(fresh.latent_out.weight, whole.diffusion_head.latent_out.weight), "it was trained"
     again = VideoLM.from_pretrained(tmp_path / "stopped" / "lm")
+    again.refinement = whole.refinement
     assert torch.equal(drawn(again, mode="frame"), drawn(resumed, mode="frame"))
+    apart = from_mapping(HeadRecipe, {"task": "head", "output": str(tmp_path / "head"), "lm": "given"})
+    with pytest.raises(ModelError, match="a head that is trained with it: use a recipe of the task lm"):
+        train_head(apart, clips, lm=whole)
 
 
 @pytest.mark.slow
@@ -446,9 +489,14 @@ def test_a_head_is_not_cut_up(kl_codec: VideoCodec, tmp_path: Path) -> None:
         train_lm(told, clips, clips, codec=kl_codec)
 
 
-def test_a_model_of_codes_goes_on_as_one_of_latents(kl_codec: VideoCodec, codec: VideoCodec, tmp_path: Path) -> None:
+def test_a_model_of_codes_goes_on_as_one_of_latents(
+    kl_codec: VideoCodec, codec: VideoCodec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = VideoLM.extend(build_model("qwen3"), codec=codec, tokenizer=build_tokenizer(), chat=True)
     before.settings = VideoSettings(sampling=(Sampling(mode="frame"),))
+    dim = codec.quantizer.dim
+    config = DiffusionHeadConfig(condition_dim=dim + 32, mean=(0.0,) * dim, deviation=(1.0,) * dim, width=16, depth=1)
+    before.diffusion_head = DiffusionHead(config)
     before.save_pretrained(tmp_path / "codes")
     kept = before.model.get_input_embeddings().weight[: before.vocabulary.code_offset].clone()
     layer = before.model.model.layers[0].mlp.up_proj.weight.clone()
@@ -458,6 +506,7 @@ def test_a_model_of_codes_goes_on_as_one_of_latents(kl_codec: VideoCodec, codec:
         training={"optimizer": {"kind": "adamw", "learning_rate": 1e-12}},
     )
     lm = train_lm(recipe, sprites(), sprites(2, seed=1), codec=kl_codec).lm
+    assert "the diffusion head of" in capsys.readouterr().err, "what refined codes has no use"
     assert lm.vocabulary.total_size == before.vocabulary.code_offset + 1
     torch.testing.assert_close(lm.model.get_input_embeddings().weight[:-1].detach(), kept, rtol=0, atol=1e-6)
     torch.testing.assert_close(lm.model.model.layers[0].mlp.up_proj.weight.detach(), layer, rtol=0, atol=1e-6)
@@ -469,7 +518,7 @@ def test_a_model_of_codes_goes_on_as_one_of_latents(kl_codec: VideoCodec, codec:
     lm.save_pretrained(tmp_path / "latents")
     recipe = replace(recipe, output=str(tmp_path / "on"), model=replace(recipe.model, name=str(tmp_path / "latents")))
     further = train_lm(recipe, sprites(), sprites(2, seed=1), codec=kl_codec).lm
-    assert further.latent_head is not None
+    assert further.latent_head is not None and "is left out" not in capsys.readouterr().err
     for one, other in zip(further.latent_head.parameters(), lm.latent_head.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
     wider = replace(recipe, output=str(tmp_path / "wider"), head=HeadConfig(width=24, depth=1))

@@ -18,9 +18,10 @@ from tokvid.data.clips import ClipArray, materialise, open_clips
 from tokvid.diffusion_head import DiffusionHead, DiffusionHeadConfig
 from tokvid.errors import CheckpointError, ConfigError, DataError, ModelError
 from tokvid.flow import Refinement
+from tokvid.frames import to_model
 from tokvid.grid import Grid
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
-from tokvid_lm.head_training import HeadRecipe, train_head
+from tokvid_lm.head_training import HeadRecipe, _Differences, train_head
 from tokvid_lm.hybrid import conditions, finished, refined_latents
 from tokvid_lm.samplers.runner import sampling_from
 from tokvid_lm.samplers.sampling import Sampling
@@ -70,11 +71,12 @@ def test_the_codes_stay_and_the_frames_change(mode: Mode, codec: VideoCodec) -> 
     assert torch.equal(frames_of(lm, mode=mode)[1], plain)
 
 
-def test_a_sample_is_refined_alone_as_among_others(codec: VideoCodec) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_a_sample_is_refined_alone_as_among_others(mode: Mode, codec: VideoCodec) -> None:
     lm = with_head(codec)
     long = [TextSegment("two foxes that move right over grass")]
-    among = lm.generate([PROMPT, long, PROMPT], **SIZE, hybrid=True)
-    alone = lm.generate([PROMPT, long, PROMPT], **SIZE, hybrid=True, batch_size=1)
+    among = lm.generate([PROMPT, long, PROMPT], **SIZE, mode=mode, hybrid=True)
+    alone = lm.generate([PROMPT, long, PROMPT], **SIZE, mode=mode, hybrid=True, batch_size=1)
     for one, other in zip(alone, among, strict=True):
         assert isinstance(one, VideoSegment) and isinstance(other, VideoSegment)
         assert one.frames is not None and other.frames is not None
@@ -221,6 +223,56 @@ def test_a_head_learns_and_a_stopped_run_resumes_to_the_same_weights(
         train_head(other, clips(other), lm=with_head(codec), resume=True)
 
 
+def test_a_head_learns_what_its_code_lost_of_each_cell(codec: VideoCodec) -> None:
+    """Clips that are not square: what is given and what is to be drawn are those of the same cell."""
+    data = replace(recipe(Path("nowhere")).data, size=(16, 24), train_clips=3)
+    wide = materialise(open_clips(data, "train"))
+    lm = with_head(codec)
+    examples = _Differences(lm, wide, 0.0)
+    torch.manual_seed(0)
+    given, lost = examples.batch([0, 2], 0)
+    frames = to_model(wide.frames[[0, 2]])
+    with torch.inference_mode():
+        whole, codes = codec.unrounded_latents(frames), codec.encode(frames)
+    dim = codec.quantizer.dim
+    expected = whole.permute(0, 2, 3, 4, 1).flatten(0, 3)
+    torch.testing.assert_close(given[:, :dim] + lost, expected, rtol=0, atol=1e-5)
+    assert float(lost.abs().mean()) > 1e-3
+    header = VideoHeader(grid=codec.grid_for(5, 16, 24), mode="next_token", fps=wide.fps)
+    documents = [
+        finished(lm, [TextSegment(wide.captions[number])], code, header)
+        for number, code in zip((0, 2), codes, strict=True)
+    ]
+    with sampling_from(lm.model, None):
+        torch.testing.assert_close(given, conditions(lm, documents, codes).flatten(0, 3))
+
+
+def test_a_head_begins_from_the_mean_and_deviation_of_clips_spread_over_all(
+    codec: VideoCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow_training, "_COUNTED", 4)
+    few = recipe(tmp_path, steps=2)
+    lm = train_head(few, clips(few), lm=with_head(codec))
+    assert lm.diffusion_head is not None
+    frames = to_model(clips(few).frames[::3])  # 4 of 12
+    with torch.inference_mode():
+        lost = codec.unrounded_latents(frames) - codec.quantizer.dequantize(codec.encode(frames))
+    lost = lost.transpose(0, 1).flatten(1)
+    config = lm.diffusion_head.config
+    torch.testing.assert_close(torch.tensor(config.mean), lost.mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(config.deviation), lost.std(1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_is_trained_on_clips_like_those_of_its_model(codec: VideoCodec, tmp_path: Path) -> None:
+    lm, own = with_head(codec), recipe(tmp_path)
+    lm.settings = replace(lm.settings, fps=12.0)
+    with pytest.raises(ModelError, match="trained at 12 frames a second, these clips have 8"):
+        train_head(own, clips(own), lm=lm)
+    lm.settings = replace(lm.settings, fps=8.0, num_frames=9, height=16, width=16)
+    with pytest.raises(ModelError, match="clips of 9 frames of 16x16, these have 5 of 16x16"):
+        train_head(own, clips(own), lm=lm)
+
+
 def test_too_few_clips_for_a_batch_are_said(codec: VideoCodec, tmp_path: Path) -> None:
     small = recipe(tmp_path, batch_size=64)
     with pytest.raises(DataError, match="a batch needs 64 clips, the data has 12"):
@@ -231,6 +283,8 @@ def test_a_model_with_actions_has_no_head_yet(codec: VideoCodec, tmp_path: Path)
     moving = with_head(codec, num_actions=3)
     with pytest.raises(ModelError, match="draws videos from 3 actions"):
         train_head(recipe(tmp_path), clips(recipe(tmp_path)), lm=moving)
+    with pytest.raises(ModelError, match="draws videos from 3 actions"):
+        moving.generate(PROMPT, **SIZE, hybrid=True)
 
 
 def test_clips_beyond_the_models_context_are_refused(codec: VideoCodec, tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from transformers import DynamicCache
 from tests.lm.tiny import FAMILIES, build_model, build_tokenizer
 from tokvid.errors import ModelError, ShapeError
 from tokvid.grid import Grid
+from tokvid.guidance import guide
 from tokvid_lm import TextSegment, VideoLM, VideoSegment
 from tokvid_lm.collate import collate
 from tokvid_lm.document import DocumentWriter
 from tokvid_lm.generation import split_request, stream_ids
 from tokvid_lm.mask_spec import MaskSpec, mask_for
+from tokvid_lm.samplers import masked
 from tokvid_lm.samplers.cache import ReservedCache
 from tokvid_lm.samplers.next_token import sample_text
 from tokvid_lm.samplers.runner import Runner, Way, check_context, sampling_from
@@ -237,6 +239,27 @@ def test_guidance_of_one_is_off_and_zero_is_the_null_prompt(mode: str) -> None:
     assert not torch.equal(off, draw(lm, mode, guidance_scale=4.0))
     nothing = draw(lm, mode, [[], [], []], guidance_scale=1.0)
     assert torch.equal(nothing, draw(lm, mode, guidance_scale=0.0))
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "next_token"])
+def test_guidance_rises_with_the_codes_that_are_drawn(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, scales = build(), []
+
+    def noted(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
+        scales.append(scale.flatten().unique().tolist())
+        return guide(conditional, unconditional, scale)
+
+    monkeypatch.setattr(masked, "guide", noted)
+    ramp = draw(lm, mode, guidance_scale=3.0, guidance_ramp=True, steps=3)
+    cells = GRID.h * GRID.w * (GRID.t if mode == "maskgit" else 1)
+    left = Sampling(mode=mode).schedule.counts(cells, 3)  # type: ignore[arg-type]
+    expected = [1 + 2 * (1 - after / cells) for after in left] * (1 if mode == "maskgit" else GRID.t)
+    assert [len(each) for each in scales] == [1] * len(expected), "all rows have as many codes"
+    assert [each[0] for each in scales] == pytest.approx(expected) and expected[-1] == 3.0
+    # Its last step alone is that of level guidance.
+    one = draw(lm, mode, guidance_scale=3.0, guidance_ramp=True, steps=1)
+    assert torch.equal(one, draw(lm, mode, guidance_scale=3.0, steps=1))
+    assert not torch.equal(ramp, draw(lm, mode, guidance_scale=3.0, steps=3))
 
 
 def given(lm: VideoLM, known: Tensor, text: str = "abcde") -> list[Segment]:

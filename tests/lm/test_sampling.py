@@ -91,6 +91,7 @@ def test_noise_is_uniform_and_unrelated() -> None:
         ({"mode": "maskgti"}, "mode is one of next_token, maskgit, frame"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"choice_temperature": -1.0}, "choice_temperature must be at least 0"),
+        ({"guidance_ramp": True}, "guidance_ramp is for the masked modes, maskgit and frame, and this is next_token"),
     ],
 )
 def test_impossible_settings_raise(setting: dict[str, float], message: str) -> None:

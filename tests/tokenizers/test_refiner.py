@@ -329,7 +329,12 @@ def test_a_stopped_training_resumes_to_the_same_refiner_and_it_is_kept_beside_it
     out, source = tmp_path / "out.mp4", str(tmp_path / "clip.mp4")
     assert command.main(["reconstruct", source, str(out), "--codec", str(folder), "--refine"]) == 0
     assert command.main(["info", str(out)]) == 0
-    assert re.search(r"^ +steps +2$", capsys.readouterr().out, re.MULTILINE)
+    said = capsys.readouterr().out
+    assert re.search(r"^ +steps +2$", said, re.MULTILINE) and re.search(r"^ +head_sha256 +\w{64}$", said, re.MULTILINE)
+    codes_file, shown = tmp_path / "clip.tokvid", tmp_path / "shown.mp4"
+    encode_file(again, Path(source), codes_file)
+    assert command.main(["decode", str(codes_file), str(shown), "--codec", str(folder), "--refine"]) == 0
+    assert np.array_equal(read_video(shown).frames, read_video(out).frames)
     assert command.main(["reconstruct", source, str(out), "-f", "--codec", "preset:tiny", "--refine"]) == 2
     assert "preset:tiny is a codec without a refiner" in capsys.readouterr().err
     with torch.no_grad():

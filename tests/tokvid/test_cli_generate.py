@@ -120,4 +120,11 @@ def test_without_a_model_the_one_that_comes_with_tokvid_draws(tmp_path: Path) ->
     assert frames.shape == (17, 32, 32, 3)
     red, green = frames[..., 0].astype(int), frames[..., 1].astype(int)
     assert 0.5 < float((green > red).mean()) < 0.98  # grass, and something red on it
-    assert made_by(file)["model"] == "tokvid-sprites-lm"
+    assert made_by(file)["model"] == "tokvid-sprites-lm" and made_by(file)["refinement"] is None
+    hybrid = tmp_path / "hybrid.mp4"
+    drawing = ("--mode", "frame", "--hybrid", "-o", str(hybrid))
+    assert command.main(["generate", "an apple moves left over grass", *drawing]) == 0
+    apart = np.abs(read_video(hybrid).frames.astype(int) - frames).mean()
+    assert 0.3 < float(apart) < 12  # the same clip, drawn otherwise
+    drew = made_by(hybrid)["refinement"]
+    assert drew["solver"] == "heun" and len(drew["head_sha256"]) == 64

@@ -64,6 +64,29 @@ def test_the_ends_of_the_way() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
+def test_a_token_is_seen_at_several_times_whose_logits_are_normal() -> None:
+    head = build(repeats=4, time_mean=0.5, time_deviation=0.8)
+    seen: list[tuple[Tensor, Tensor]] = []
+    forward = head.forward
+
+    def noted(noised: Tensor, times: Tensor, conditions: Tensor) -> Tensor:
+        seen.append((noised, times))
+        return forward(noised, times, conditions)
+
+    head.forward = noted  # type: ignore[method-assign]
+    torch.manual_seed(0)
+    many = 5000
+    assert head.token_losses(torch.zeros(many, 3), torch.zeros(many, 5)).shape == (many,)
+    ((noised, times),) = seen
+    assert noised.shape == (4, many, 3) and times.shape == (4, many)
+    assert len(times[:, 0].unique()) == 4 and len(noised[:, 0, 0].unique()) == 4
+    logits = times.logit().flatten()
+    assert float(logits.mean()) == pytest.approx(0.5, abs=0.03) and float(logits.std()) == pytest.approx(0.8, abs=0.03)
+    # Normal and not merely of that mean and deviation.
+    within = ((logits - 0.5).abs() < 0.8).float().mean()
+    assert float(within) == pytest.approx(0.6827, abs=0.02)
+
+
 def test_a_masked_mean_is_that_of_its_tokens_alone() -> None:
     head, latents, conditions = build(), normal(TOKENS, 3), normal(TOKENS, 5, seed=1)
     noise, times = normal(4, TOKENS, 3, seed=2), torch.rand(4, TOKENS)
@@ -98,13 +121,20 @@ def test_bfloat16_meets_float32() -> None:
     drawn = draw_latents(head, conditions.float(), noise[0], steps=4)
     assert torch.equal(head.loss(latents, conditions, noise=noise, times=times), plain)
     with torch.autocast("cpu", torch.bfloat16):
-        cast = [(head.loss(latents, conditions, noise=noise, times=times), draw_latents(head, conditions, noise[0]))]
+        cast = [
+            (
+                head.loss(latents, conditions, noise=noise, times=times),
+                draw_latents(head, conditions, noise[0], steps=4),
+            )
+        ]
     head.bfloat16()
-    cast.append((head.loss(latents, conditions, noise=noise, times=times), draw_latents(head, conditions, noise[0])))
+    cast.append(
+        (head.loss(latents, conditions, noise=noise, times=times), draw_latents(head, conditions, noise[0], steps=4))
+    )
     for loss, there in cast:
         assert loss.dtype == there.dtype == torch.float32
         torch.testing.assert_close(loss, plain, rtol=0.02, atol=0)
-        assert there.shape == drawn.shape and bool(there.isfinite().all())
+        assert float((there - drawn).abs().mean()) < 0.02 * float(drawn.std())
 
 
 @settings(max_examples=40, deadline=None)
@@ -119,7 +149,7 @@ def test_scaling_there_and_back(mean: float, deviation: float, value: float) -> 
 def exact(mean: float, deviation: float) -> Any:
     """The velocity whose flow takes a standard normal to N(mean, deviation^2): E[n - x | x_t]."""
 
-    def velocity(points: Tensor, times: Tensor, _: float) -> Tensor:
+    def velocity(points: Tensor, times: Tensor) -> Tensor:
         t = times[:, None]
         variance = (1 - t) ** 2 * deviation**2 + t**2
         centred = points - (1 - t) * mean
@@ -182,22 +212,12 @@ def test_guidance_of_one_is_off_and_more_goes_further() -> None:
     assert torch.equal(draw_latents(head, conditions, noise, steps=3, null_conditions=nulls), plain)
     same = draw_latents(head, conditions, noise, steps=3, guidance_scale=3.0, null_conditions=conditions)
     torch.testing.assert_close(same, plain)
-    # In one step the ramp has reached its height, and the way is a straight line.
+    # In one step the way is a straight line.
     one, none, more = (
         draw_latents(head, conditions, noise, steps=1, guidance_scale=scale, null_conditions=nulls)
         for scale in (1.0, 0.0, 3.0)
     )
     torch.testing.assert_close(more - none, 3 * (one - none), atol=1e-4, rtol=1e-4)
-    level, three = (
-        draw_latents(
-            head, conditions, noise, steps=steps, guidance_scale=3.0, null_conditions=nulls, guidance_ramp=False
-        )
-        for steps in (1, 3)
-    )
-    assert torch.equal(level, more)
-    assert not torch.allclose(
-        three, draw_latents(head, conditions, noise, steps=3, guidance_scale=3.0, null_conditions=nulls)
-    )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from tokvid.config_checks import at_least
 from tokvid.diffusion_head import DiffusionHead, HeadConfig
 from tokvid.errors import CheckpointError, ConfigError, ModelError, ShapeError
 from tokvid.flow import Refinement, draw_latents, starting_noise
-from tokvid.head_files import load_head, save_head
+from tokvid.head_files import drawn_by, load_head, save_head
 from tokvid.hub import CODEC_PREFIXES, HubOptions, local_folder
 from tokvid_tokenizers.refiner_head import RefinerHead, RefinerHeadConfig
 
@@ -225,6 +225,11 @@ class Refiner:
         except ConfigError as error:
             raise CheckpointError(f"{folder / REFINER}.json: {error}") from error
         return cls(codec, config, head.to(next(codec.parameters()).device), refinement)
+
+    def drawn_by(self) -> dict[str, Any]:
+        """What draws, for the metadata of a video whose frames it refines."""
+        assert self.head is not None
+        return drawn_by(self.head, self.refinement)
 
     def _check(self, head: RefinerHead) -> None:
         config = head.config

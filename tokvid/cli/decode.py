@@ -12,7 +12,6 @@ from tokvid.cli.encode import add_tile_options, tile_options
 from tokvid.cli.file_pairs import FilePair, pairs
 from tokvid.cli.progress import Pace, counted
 from tokvid.codes_file import SUFFIX
-from tokvid.config import to_mapping
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     refiner = Refiner.load(arguments.codec, codec) if arguments.refine else None
 
     def decode(pair: FilePair) -> str:
-        refined = None if refiner is None else to_mapping(refiner.refinement)
+        refined = None if refiner is None else refiner.drawn_by()
         made_by = {"codes": pair.source.name, "codec": codec.codec_id, "refined": refined, **provenance()}
         with counted(f"decode {pair.source.name}", "frames") as progress:
             pace = Pace(progress)

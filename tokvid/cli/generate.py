@@ -75,8 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_destination(output, _FPS if arguments.fps is None else arguments.fps)
     from transformers.utils import logging as transformers_logging
 
-    from tokvid.config import to_mapping
     from tokvid.frames import to_pictures
+    from tokvid.head_files import drawn_by
     from tokvid.runtime import default_device, loading_dtype
     from tokvid_lm import TextSegment, VideoLM, VideoSegment
     from tokvid_lm.made_by import made_by, model_id
@@ -106,6 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         **settings,
     )
     prompt = lm.processor.encode_prompt([TextSegment(arguments.caption)]).tolist()
+    drew = lm.diffusion_head if arguments.hybrid or lm.is_continuous else None
     facts = made_by(
         lm,
         name=Path(arguments.model).name,
@@ -114,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
         prompt=prompt,
         caption=arguments.caption,
         compiled=arguments.compile,
-        refinement=to_mapping(lm.refinement) if arguments.hybrid or lm.is_continuous else None,
+        refinement=None if drew is None else drawn_by(drew, lm.refinement),
     )
     assert isinstance(clip, VideoSegment) and clip.frames is not None
     pictures = to_pictures(clip.frames)[0]

@@ -17,7 +17,6 @@ from tokvid.cli.file_pairs import FilePair, pairs
 from tokvid.cli.generate import parse_size
 from tokvid.cli.progress import counted
 from tokvid.codes_file import SUFFIX
-from tokvid.config import to_mapping
 from tokvid.data.folder_scan import VIDEO_SUFFIXES
 
 
@@ -47,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         made_by = {
             "reconstruction_of": pair.source.name,
             "codec": codec.codec_id,
-            "refined": None if refiner is None else to_mapping(refiner.refinement),
+            "refined": None if refiner is None else refiner.drawn_by(),
             **provenance(),
         }
         with tempfile.TemporaryDirectory() as folder:

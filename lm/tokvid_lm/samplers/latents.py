@@ -89,13 +89,13 @@ class _Drawer:
         for before, after in itertools.pairwise(left):
             features = self.runner.feed(self._fed(places), self.place_ids[..., places], block=True, keep=False)
             chosen = order[:, count - before : count - after]
-            self._draw_set(features, places, chosen)
+            self._draw_set(features, places, chosen, self.sampling.guidance_at(1 - after / count))
 
     def commit(self, places: slice) -> None:
         """Feed finished ``places`` as they are; that is what later frames see."""
         self.runner.feed(self._fed(places), self.place_ids[..., places], block=True)
 
-    def _draw_set(self, features: Tensor, places: slice, chosen: Tensor) -> None:
+    def _draw_set(self, features: Tensor, places: slice, chosen: Tensor, guidance_scale: float) -> None:
         """Draw the cells ``chosen`` ``[rows,m]``, numbered within ``places``."""
         rows, sampling = len(chosen), self.sampling
         row = torch.arange(rows)[:, None].expand_as(chosen)
@@ -111,9 +111,8 @@ class _Drawer:
                 steps=self.refinement.steps,
                 solver=self.refinement.solver,
                 temperature=sampling.temperature * self.refinement.temperature,
-                guidance_scale=sampling.guidance_scale,
+                guidance_scale=guidance_scale,
                 null_conditions=null,
-                guidance_ramp=False,
             )
         self.latents[row, chosen + places.start] = drawn.cpu().unflatten(0, (rows, -1))
         self.known[row, chosen + places.start] = True

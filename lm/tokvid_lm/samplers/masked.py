@@ -82,7 +82,11 @@ class _Refiner:
             left[row, :own] = torch.tensor(self._sampling.schedule.counts(count, own))
         masked = wanted.clone()
         for step in range(max(steps_of)):
-            drawn, log_probability = self._draw(places, masked, step)
+            scales = [
+                self._sampling.guidance_at(1.0 - after / max(1, count))
+                for after, count in zip(left[:, step].tolist(), counts, strict=True)
+            ]
+            drawn, log_probability = self._draw(places, masked, step, torch.tensor(scales))
             noise = [self._sampling.choice_noise(min(1.0, (step + 1) / max(1, own))) for own in steps_of]
             surety = log_probability + torch.tensor(noise)[:, None] * self._gumbel(places, step)
             surety = surety.masked_fill(~masked, float("inf"))
@@ -98,8 +102,8 @@ class _Refiner:
         """Feed finished ``places`` as they are; that is what later frames see."""
         self._runner.feed(self._fed(places), self._place_ids[..., places], block=True)
 
-    def _draw(self, places: slice, masked: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Ids and their log-probabilities, ``[rows,n]``, drawn where ``masked``."""
+    def _draw(self, places: slice, masked: Tensor, step: int, scales: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids and their log-probabilities, ``[rows,n]``, drawn where ``masked``; guided by ``scales`` ``[rows]``."""
         rows, sampling = len(masked), self._sampling
         features = self._runner.feed(self._fed(places), self._place_ids[..., places], block=True, keep=False)
         drawn = torch.full(masked.shape, self._canvas.mask_id)
@@ -114,7 +118,8 @@ class _Refiner:
             logits = self._runner.logits(chosen, ids.start, ids.stop)
             if sampling.guided:
                 other = features[(row + rows).to(features.device), column.to(features.device)]
-                logits = guide(logits, self._runner.logits(other, ids.start, ids.stop), sampling.guidance_scale)
+                scale = scales[row, None].to(logits)
+                logits = guide(logits, self._runner.logits(other, ids.start, ids.stop), scale)
             value = draw(logits, noise[row, column].to(logits.device), sampling)
             known = logits.log_softmax(1).gather(1, value[:, None])[:, 0]
             drawn[row, column], log_probability[row, column] = value.cpu() + ids.start, known.cpu()

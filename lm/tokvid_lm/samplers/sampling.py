@@ -23,8 +23,10 @@ class Sampling:
     towards what is given.
 
     The masked modes refine ``steps`` times, frame by frame ``steps`` times a latent frame and ``first_steps`` (0: as
-    many) times the first. A drawn code stays if its log-probability plus ``choice_temperature`` times what is left of
-    the way times Gumbel noise is among the highest; 0 takes the likeliest first, which copies the frame before.
+    many) times the first. With ``guidance_ramp`` guidance rises from 1 to its scale along a line with the share of the
+    codes that are drawn (MAR, Li et al. 2024, arXiv 2406.11838). A drawn code stays if its log-probability plus
+    ``choice_temperature`` times what is left of the way times Gumbel noise is among the highest; 0 takes the likeliest
+    first, which copies the frame before.
 
     Of so many ``candidates`` the clip is kept whose caption the model finds likeliest (:mod:`tokvid_lm.candidates`).
     """
@@ -34,6 +36,7 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     guidance_scale: float = 1.0
+    guidance_ramp: bool = False
     guides_known: bool = False
     steps: int = 12
     first_steps: int = 0
@@ -53,6 +56,10 @@ class Sampling:
             raise ModelError(f"top_p must lie in (0, 1], got {self.top_p}")
         if not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
             raise ModelError(f"guidance_scale must be finite and at least 0, got {self.guidance_scale}; 1.0 is off")
+        if self.guidance_ramp and self.mode == "next_token":
+            raise ModelError(
+                "guidance_ramp is for the masked modes, maskgit and frame, and this is next_token: leave it out"
+            )
         if self.steps < 1 or self.first_steps < 0:
             raise ModelError(f"steps must be at least 1, got {self.steps} (first_steps {self.first_steps})")
         if not (math.isfinite(self.choice_temperature) and self.choice_temperature >= 0):
@@ -102,6 +109,10 @@ class Sampling:
     def choice_noise(self, progress: float) -> float:
         """The scale of the noise in what stays, at ``progress`` in [0, 1]: falling along one line, to nothing."""
         return self.choice_temperature * (1.0 - progress)
+
+    def guidance_at(self, share: float) -> float:
+        """The guidance of a step of the masked modes after which ``share`` of its cells are drawn, in (0, 1]."""
+        return 1.0 + (self.guidance_scale - 1.0) * share if self.guidance_ramp else self.guidance_scale
 
     @property
     def guided(self) -> bool:
