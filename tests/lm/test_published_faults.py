@@ -104,10 +104,10 @@ def refiner_step(keep: Callable[[Tensor], None], sampling: Sampling) -> None:
     """Which places are still masked after each step of one video."""
     plain = _Refiner._draw
 
-    def spy(refiner: _Refiner, places: slice, masked: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def spy(refiner: _Refiner, places: slice, masked: Tensor, step: int, scales: Tensor) -> tuple[Tensor, Tensor]:
         if step:
             keep(masked[0].clone())
-        return plain(refiner, places, masked, step)
+        return plain(refiner, places, masked, step, scales)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Refiner, "_draw", spy)
