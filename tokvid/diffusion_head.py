@@ -137,6 +137,10 @@ class DiffusionHead(nn.Module):
         """
         return self._errors(latents, conditions, mask, noise, times).mean()
 
+    def draw_times(self, *shape: int, device: torch.device) -> Tensor:
+        """Times of that shape in (0, 1) to learn at."""
+        return (torch.randn(shape, device=device) * self.config.time_deviation + self.config.time_mean).sigmoid()
+
     def token_losses(self, latents: Tensor, conditions: Tensor) -> Tensor:
         """The same of each token alone, ``[N]``."""
         return self._errors(latents, conditions, None, None, None).mean((0, 2))
@@ -152,8 +156,7 @@ class DiffusionHead(nn.Module):
         if noise is None:
             noise = torch.randn(*drawn, self.config.latent_dim, device=latents.device)
         if times is None:
-            logits = torch.randn(drawn, device=latents.device) * self.config.time_deviation + self.config.time_mean
-            times = logits.sigmoid()
+            times = self.draw_times(*drawn, device=latents.device)
         _expect("noise", noise, *drawn, self.config.latent_dim)
         _expect("times", times, *drawn)
         if mask is not None:

@@ -110,8 +110,8 @@ class Examples(Protocol):
         """What is given, and what is to be drawn, ``[N,C]``; what is random in it draws from torch's generator."""
         ...
 
-    def conditions(self, head: DiffusionHead, given: Any) -> Tensor:
-        """Conditions ``[N,D]`` made of what is given; what of ``head`` makes them learns, too."""
+    def loss(self, head: DiffusionHead, given: Any, drawn: Tensor) -> Tensor:
+        """What ``head`` learns by, of a batch."""
         ...
 
 
@@ -175,7 +175,7 @@ class FlowTrainer:
         torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.step]).generate_state(1)[0]))
         with log.waiting():
             given, drawn = self.examples.batch(self._clips(self.step), self.step)
-        loss = self.head.loss(drawn, self.examples.conditions(self.head, given))
+        loss = self.examples.loss(self.head, given, drawn)
         check_finite(self.step + 1, {"loss": loss.detach()})
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.head.parameters(), self.config.gradient_clip)

@@ -21,6 +21,7 @@ from tokvid.weights import digest_of_weights
 
 _FORMAT_VERSION = 1
 Head = TypeVar("Head", bound=DiffusionHead)
+How = TypeVar("How", bound=Refinement)
 
 
 def has_head(folder: Path, name: str) -> bool:
@@ -41,11 +42,12 @@ def save_head(folder: Path, name: str, head: DiffusionHead, refinement: Refineme
 
 
 def load_head(
-    folder: Path, name: str, *, what: str, kind: type[Head], wanted: Sequence[str] = ()
-) -> tuple[Head, Refinement, dict[str, Any]] | None:
+    folder: Path, name: str, *, what: str, kind: type[Head], how: type[How], wanted: Sequence[str] = ()
+) -> tuple[Head, How, dict[str, Any]] | None:
     """What :func:`save_head` wrote, None where there is none; :class:`CheckpointError` for anything else.
 
-    ``what`` is the word for it in complaints, ``kind`` its class, ``wanted`` must be among what else is said of it.
+    ``what`` is the word for it in complaints, ``kind`` its class, ``how`` that of how it is drawn from, ``wanted`` must
+    be among what else is said of it.
     """
     about, weights = _files(folder, name)
     if not has_head(folder, name):
@@ -61,7 +63,7 @@ def load_head(
         raise CheckpointError(f"{about} lacks {', '.join(missing)}; save the model again")
     try:
         head = kind(from_mapping(kind.config_kind, facts["head"], where="head"))
-        refinement = from_mapping(Refinement, facts["refinement"], where="refinement")
+        refinement = from_mapping(how, facts["refinement"], where="refinement")
     except ConfigError as error:
         raise CheckpointError(f"{about}: {error}") from error
     try:

@@ -130,8 +130,8 @@ class _Differences:
             given = conditions(lm, documents, codes)
         return given.flatten(0, 3).clone(), difference
 
-    def conditions(self, head: DiffusionHead, given: Tensor) -> Tensor:
-        return given
+    def loss(self, head: DiffusionHead, given: Tensor, drawn: Tensor) -> Tensor:
+        return head.loss(drawn, given)
 
     def _coded(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Codes ``[B,K,t,h,w]`` of clips, and what they lost of the latents, ``[N,D]``."""

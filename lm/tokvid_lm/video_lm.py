@@ -193,7 +193,9 @@ class VideoLM:
             positions=facts["positions"],
             settings=settings,
         )
-        found = load_head(folder, HEAD, what="diffusion head", kind=LatentHead if lm.is_continuous else DiffusionHead)
+        found = load_head(
+            folder, HEAD, what="diffusion head", kind=LatentHead if lm.is_continuous else DiffusionHead, how=Refinement
+        )
         if found is not None:
             lm.diffusion_head, lm.refinement, _ = found
             check_head(lm, lm.diffusion_head)

@@ -2,10 +2,10 @@
 
 At the same codes, those of REFINE_CLIPS (256) held-out clips, the codec with a refiner at TOKVID_BENCH_CODEC
 (runs/sprites-refine/codec/codec): the plain decode, samples, the mean of REFINE_MEAN (4) of them (a refiner that only
-blurs), a sample from noise half as large, and the plain decode with noise of the same size (one that only adds noise).
-With TOKVID_BENCH_ADVERSARY=FOLDER also the decode of a codec of the same codes whose decoder went on with an adversary.
-Of sprites of 32x32, or with REFINE_VIDEOS=FOLDER of clips of 17 frames of 128x128 from a folder of videos, 12 a second,
-at most so many of those held out. Pictures go to runs/refine/.
+blurs), refined without noise, the plain decode with noise of the size of what is refined (one that only adds noise),
+and sharpened by a mask (one that knows nothing). With TOKVID_BENCH_ADVERSARY=FOLDER also the decode of a codec of the
+same codes whose decoder went on with an adversary. Of sprites of 32x32, or with REFINE_VIDEOS=FOLDER of clips of 17
+frames of 128x128 from a folder of videos, 12 a second, at most so many of those held out. Pictures go to runs/refine/.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.benchmarks.detail import BATCH, decoded_with_adversary, in_parts, print_table, save_sheet, with_noise
+from tests.benchmarks.detail import (
+    BATCH,
+    decoded_with_adversary,
+    in_parts,
+    print_table,
+    save_sheet,
+    sharpened,
+    with_noise,
+)
 from tokvid.data.clips import FolderDataConfig, SpriteDataConfig, materialise, open_clips
 from tokvid.data.sprites.oracle import Oracle
 from tokvid.data.sprites.world import SpriteWorldConfig
@@ -67,8 +75,8 @@ def test_refine() -> None:
         samples = [refined(seed) for seed in range(MEAN)]
         seconds = (time.process_time() - started) / MEAN / count
         own = refiner.refinement
-        refiner.refinement = replace(own, temperature=own.temperature / 2)
-        cooler = refined(0)
+        refiner.refinement = replace(own, temperature=0.0)
+        still = refined(0)
         refiner.refinement = own
     size = float((samples[0] - plain).square().mean().sqrt())
     parameters = sum(parameter.numel() for parameter in refiner.head.parameters())
@@ -80,8 +88,9 @@ def test_refine() -> None:
             "plain decode": plain,
             "refined: a sample": samples[0],
             f"refined: the mean of {MEAN}": torch.stack(samples).mean(0),
-            "refined: a sample, half the temperature": cooler,
+            "refined without noise": still,
             "plain decode and noise": with_noise(plain, size),
+            "plain decode, sharpened": sharpened(plain),
             **decoded_with_adversary(originals, codes),
         },
         oracle,

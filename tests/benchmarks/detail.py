@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -34,6 +35,12 @@ def with_noise(frames: Tensor, size: float) -> Tensor:
     """Frames and noise of deviation ``size``: a head that only adds noise."""
     noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0))
     return (frames + size * noise).clamp(-1, 1)
+
+
+def sharpened(frames: Tensor) -> Tensor:
+    """Frames ``[B,3,T,H,W]`` and once more what they differ by from the mean of 3x3 pixels: an unsharp mask."""
+    blurred = F.avg_pool3d(F.pad(frames, (1, 1, 1, 1, 0, 0), mode="replicate"), (1, 3, 3), stride=1)
+    return (2 * frames - blurred).clamp(-1, 1)
 
 
 def decoded_with_adversary(originals: Tensor, codes: Tensor) -> dict[str, Tensor]:

@@ -21,18 +21,18 @@ from tokvid.cli import main as command
 from tokvid.codes_file import CodesFile
 from tokvid.config import from_mapping
 from tokvid.data.clips import ClipArray, materialise, open_clips
-from tokvid.diffusion_head import DiffusionHead, HeadConfig
+from tokvid.diffusion_head import HeadConfig
 from tokvid.errors import CheckpointError, ConfigError, DataError, ModelError, ShapeError
-from tokvid.flow import Refinement
+from tokvid.flow import Solver
 from tokvid.frames import to_pictures
 from tokvid_tokenizers import VideoCodec, load_codec
 from tokvid_tokenizers.codec_config import VidTokConfig
-from tokvid_tokenizers.files import _decoded, _refined, decode_file, encode_file
+from tokvid_tokenizers.files import _decoded, decode_file, encode_file
 from tokvid_tokenizers.quantizers import FSQConfig, KLConfig
-from tokvid_tokenizers.refiner import SETS, Refiner, RefinerConfig, Refining, Seen
+from tokvid_tokenizers.refiner import FrameRefinement, Refiner, RefinerConfig, Refining
 from tokvid_tokenizers.refiner_training import RefinerRecipe, RefinerTrainingConfig, _Lost, train_refiner
 
-STEPS = Refinement(steps=2, solver="euler")
+STEPS = FrameRefinement(steps=2, solver="euler")
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +44,20 @@ def build(
     codec: VideoCodec,
     *,
     lively: bool = True,
-    refinement: Refinement = STEPS,
-    mean: float = 0.0,
-    deviation: float = 0.1,
+    brighter: float = 0.0,
+    refinement: FrameRefinement = STEPS,
     **changes: Any,
 ) -> Refiner:
-    config = RefinerConfig(**{"width": 16, **changes})
+    """With a head that was not trained: ``lively`` of any weights, and ``brighter`` by so much in every pixel."""
+    config = RefinerConfig(**{"width": 16, "noise": 0.2, **changes})
     untrained = Refiner(codec, config, None, refinement)
     torch.manual_seed(4)
-    others = untrained.channels - 1
-    brighter = 3**0.5 * config.patch * mean  # by the mean in every pixel
-    head = untrained.new_head(
-        HeadConfig(width=16, depth=1), (brighter, *(0.0,) * others), (deviation,) * (1 + others)
-    ).eval()
+    count = untrained.channels
+    head = untrained.new_head(HeadConfig(width=16, depth=1), (0.05,) * count, (0.1,) * count, (5.0,) * count).eval()
     if lively:
         for parameter in head.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
+    head.latent_out.bias.data[0] -= 3**0.5 * config.patch * brighter / 0.1
     return Refiner(codec, config, head, refinement)
 
 
@@ -71,7 +69,7 @@ def some_codes(codec: VideoCodec, clips: int, num_frames: int = 9, side: int = 3
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.sampled_from([1, 2, 4]))
-def test_patches_join_again_and_sets_share_them_out(count: int, rows: int, columns: int, patch: int) -> None:
+def test_patches_join_again(count: int, rows: int, columns: int, patch: int) -> None:
     refiner = Refiner(load_codec("preset:tiny"), RefinerConfig(patch=patch), None, STEPS)
     image = torch.randn(count, 3, rows * patch, columns * patch)
     patches = refiner.cut(image)
@@ -80,26 +78,6 @@ def test_patches_join_again_and_sets_share_them_out(count: int, rows: int, colum
     own = patches[0, -1, -1]
     torch.testing.assert_close(own.square().sum(), image[0, :, -patch:, -patch:].square().sum())
     torch.testing.assert_close(own[0], image[0, :, -patch:, -patch:].sum() / (3**0.5 * patch))  # its brightness
-    masks = [refiner.set_mask(number, rows, columns) for number in range(len(SETS))]
-    assert torch.equal(torch.stack(masks).sum(0), torch.ones(rows, columns, dtype=torch.int64))
-    for number in range(len(SETS)):
-        assert torch.equal(refiner.drawn_mask(number, rows, columns), torch.stack(masks)[:number].any(0))
-
-
-def test_no_neighbour_is_drawn_in_the_same_set() -> None:
-    refiner = Refiner(load_codec("preset:tiny"), RefinerConfig(), None, STEPS)
-    for number in range(len(SETS)):
-        mask = refiner.set_mask(number, 6, 6)
-        assert not (mask[1:] & mask[:-1]).any() and not (mask[:, 1:] & mask[:, :-1]).any()
-        assert not (mask[1:, 1:] & mask[:-1, :-1]).any() and not (mask[1:, :-1] & mask[:-1, 1:]).any()
-
-
-def test_frames_of_a_group_belong_to_their_latent_frame(codec: VideoCodec) -> None:
-    refiner = build(codec)
-    stride = codec.temporal_stride
-    found = [(refiner.latent_of(number), refiner.phase_of(number)) for number in range(2 * stride + 1)]
-    groups = [(1 + group, phase) for group in range(2) for phase in range(1, stride + 1)]
-    assert found == [(0, 0), *groups]
 
 
 def test_the_frames_change_by_seed_and_sample_alone(codec: VideoCodec) -> None:
@@ -114,48 +92,41 @@ def test_the_frames_change_by_seed_and_sample_alone(codec: VideoCodec) -> None:
     assert not torch.allclose(refiner.refine(codes[1:2], 8, seed=3), both[1:2], atol=1e-3)
 
 
-def test_an_untrained_head_without_noise_gives_the_plain_frames(codec: VideoCodec) -> None:
-    refiner = build(codec, lively=False, refinement=Refinement(steps=3, temperature=0.0))
-    codes = some_codes(codec, 1)
-    torch.testing.assert_close(refiner.refine(codes), codec.decode(codes), rtol=0, atol=1e-6)
+def test_an_untrained_head_gives_the_plain_frames_and_noise_that_stands_still(codec: VideoCodec) -> None:
+    refiner = build(codec, lively=False, refinement=FrameRefinement(steps=3, temperature=0.0), noise=0.01)
+    plain = torch.rand(6, 2, 3, 32, 32) - 0.5
+    under_way = Refining(refiner, torch.arange(2))
+    for frame in plain:
+        torch.testing.assert_close(under_way.push(frame), frame, rtol=0, atol=1e-5)
+    refiner.refinement = FrameRefinement(steps=3, temperature=2.0)
+    under_way = Refining(refiner, torch.arange(2))
+    noise = torch.stack([under_way.push(frame) - frame for frame in plain])
+    assert float(noise.std()) == pytest.approx(0.02, rel=0.05)
+    torch.testing.assert_close(noise, noise[:1].expand_as(noise), rtol=0, atol=1e-5)
 
 
-def test_a_patch_is_drawn_after_what_is_near_it_and_before_it(codec: VideoCodec) -> None:
-    """Of all that is given, a change in one patch or cell is seen as far as there are looks, and nowhere else; what was
-    not drawn yet is not seen."""
-    for looks in (0, 1, 2):
-        refiner = build(codec, looks=looks)
-        assert refiner.head is not None
-        kept = torch.zeros(1, 8, 8, refiner.channels)
-        for number in range(len(SETS)):
-            seen = Seen(
-                plain=kept,
-                plain_before=kept,
-                drawn_before=kept,
-                drawn=kept,
-                known=refiner.drawn_mask(number, 8, 8)[None],
-                vectors=torch.zeros(1, codec.quantizer.dim, 4, 4),
-                phase=torch.tensor([2]),
-                number=torch.tensor([number]),
-            )
-            before = refiner.conditions(refiner.head, seen)
-            assert before.shape == (1, 8, 8, 16)
-            for name in ("plain", "plain_before", "drawn_before", "drawn", "vectors"):
-                changed = getattr(seen, name).clone()
-                if name == "vectors":
-                    changed[:, :, 1, 1] = 1.0  # of patches 2 and 3
-                else:
-                    changed[:, 3, 3] = 1.0
-                moved = (refiner.conditions(refiner.head, replace(seen, **{name: changed})) != before).any(3)[0]
-                first = 2 if name == "vectors" else 3
-                sees = list(range(max(0, first - looks), 4 + looks))
-                if name == "drawn" and not seen.known[0, 3, 3]:
-                    sees = []
-                assert moved.nonzero().unique().tolist() == sees, (name, number)
-                assert int(moved.sum()) == len(sees) ** 2, (name, number)
-        nothing = replace(seen, phase=torch.tensor([0]))
-        drawn = replace(nothing, drawn_before=torch.ones_like(kept))
-        assert torch.equal(refiner.conditions(refiner.head, nothing), refiner.conditions(refiner.head, drawn))
+@pytest.mark.parametrize("looks", [0, 1, 2])
+def test_a_velocity_is_of_what_is_near_it_and_was_before_it(looks: int, codec: VideoCodec) -> None:
+    """A change in one patch, now or before, is seen as far as there are looks, and nowhere else."""
+    head = build(codec, looks=looks).head
+    assert head is not None
+    torch.manual_seed(0)
+    now, otherwise, times = torch.randn(2, 8, 8, 48), torch.randn(2, 8, 8, 3, 48), torch.tensor([0.3, 0.9])
+    before = head.velocity(now, otherwise, times)
+    for changed in (now, *otherwise.unbind(3)):
+        changed[0, 3, 3] += 1.0
+        after = head.velocity(now, otherwise, times)
+        sees = list(range(3 - looks, 4 + looks))
+        moved = (after != before).any(3)
+        assert not moved[1].any()
+        assert moved[0].nonzero().unique().tolist() == sees and int(moved[0].sum()) == len(sees) ** 2
+        changed[0, 3, 3] -= 1.0
+        before = head.velocity(now, otherwise, times)  # rounded otherwise
+    calm = head.velocity(now, otherwise, times, strength=0.0)
+    torch.testing.assert_close(head.velocity(now, otherwise, times, strength=2.0) - before, before - calm)
+    assert not head.velocity(now, torch.zeros_like(otherwise), times, strength=0.0).any(), "nothing else averages"
+    later = head.velocity(now, otherwise, torch.tensor([0.4, 0.9]))
+    assert (later[0] != before[0]).any(2).all() and torch.equal(later[1], before[1])
 
 
 def test_a_code_that_changes_changes_no_earlier_frame(codec: VideoCodec) -> None:
@@ -168,47 +139,78 @@ def test_a_code_that_changes_changes_no_earlier_frame(codec: VideoCodec) -> None
     assert not torch.equal(before[:, :, begins:], after[:, :, begins:])
 
 
+def lost_of(refiner: Refiner, side: int = 16, **training: Any) -> _Lost:
+    data = {"kind": "sprites", "size": [side, side], "num_frames": 6, "train_clips": 4, "held_out_clips": 2}
+    clips = clips_of(from_mapping(RefinerRecipe, {"output": "none", "codec": "none", "data": data}))
+    return _Lost(refiner, clips, RefinerTrainingConfig(**{"frames_a_clip": 6, **training}))
+
+
 @pytest.mark.parametrize("patch", [1, 4])
-def test_training_shows_what_drawing_sees(patch: int, codec: VideoCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the truth as what was drawn, and no noise on it, the conditions are the same numbers."""
-    data = {"kind": "sprites", "size": [32, 32], "num_frames": 6, "train_clips": 4, "held_out_clips": 2}
-    clips = clips_of(from_mapping(RefinerRecipe, {"output": "none", "codec": "none", "data": data}))
-    refiner = build(codec, patch=patch)
-    config = RefinerTrainingConfig(frames_a_clip=6, patches=10**6, given_noise=0.0)
-    lost = _Lost(refiner, clips, config)
-    assert refiner.head is not None
-    torch.manual_seed(0)
-    given, wanted = lost.batch([0, 1, 2, 3], 0)
-    shown = lost.conditions(refiner.head, given)
-    frames, plain, vectors = lost._decoded([0, 1, 2, 3])
-    truth, seen = refiner.cut((frames - plain).transpose(1, 2).flatten(0, 1)).unflatten(0, (4, 6)), []
-    under_way = Refining(refiner, torch.arange(4))
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_training_shows_what_drawing_sees(
+    patch: int, solver: Solver, codec: VideoCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a head that says the true velocities, every frame arrives, and on its way it has seen what training shows."""
+    refiner = build(codec, patch=patch, noise=0.0, refinement=FrameRefinement(steps=2, solver=solver))
+    head = refiner.head
+    assert head is not None
+    lost = lost_of(refiner)
+    frames, plain = lost._decoded([0, 1, 2, 3])
+    seen: list[tuple[Tensor, ...]] = []
+    truth = torch.empty(0)
 
-    def drawn(head: DiffusionHead, conditions: Tensor, places: Tensor) -> Tensor:
-        patches = truth.flatten(1, 3)[:, places]
-        seen.append(torch.cat([conditions, patches], dim=2).flatten(0, 1))
-        return patches
+    def velocity(now: Tensor, otherwise: Tensor, times: Tensor, *, strength: float = 1.0) -> Tensor:
+        seen.append((now, otherwise, times))
+        return truth
 
-    monkeypatch.setattr(under_way, "_drawn", drawn)
+    monkeypatch.setattr(head, "velocity", velocity)
+    under_way, drawn = Refining(refiner, torch.arange(4)), []
     for number in range(6):
-        refined = under_way.push(plain[:, :, number], vectors[:, :, refiner.latent_of(number)])
+        starts, ends = (head.standardise(refiner.cut(of[:, :, number])) for of in (plain, frames))
+        truth = starts - ends
+        refined = under_way.push(plain[:, :, number])
         torch.testing.assert_close(refined, frames[:, :, number], rtol=0, atol=1e-5)
-    whole = torch.cat(seen)
-    rows = torch.cat([shown, wanted], dim=1)
-    assert len(rows) == len(whole) // len(SETS), "each frame is shown for one of its sets"
-    nearest = torch.cdist(rows[::37].detach().double(), whole.double()).min(dim=1).values
-    assert float(nearest.max()) < 1e-3
+    drawn, seen = seen, []
+    for time in {float(times[0]) for _, _, times in drawn}:
+        monkeypatch.setattr(head, "draw_times", lambda count, device, time=time: torch.full((count,), time))
+        truth = torch.zeros(1)
+        lost.loss(head, *lost.batch([0, 1, 2, 3], 0))
+        shown = rows([tuple(part[:24] for part in seen.pop())])  # the first of the repeats
+        wanted = rows([each for each in drawn if float(each[2][0]) == time])
+        apart = torch.cdist(shown, wanted, compute_mode="donot_use_mm_for_euclid_dist")
+        assert float(apart.min(dim=1).values.max()) < 1e-3 and float(apart.min(dim=0).values.max()) < 1e-3
 
 
-def test_what_looks_at_a_frame_learns_with_the_head(codec: VideoCodec) -> None:
-    data = {"kind": "sprites", "size": [16, 16], "num_frames": 5, "train_clips": 4, "held_out_clips": 2}
-    clips = clips_of(from_mapping(RefinerRecipe, {"output": "none", "codec": "none", "data": data}))
+def rows(seen: list[tuple[Tensor, ...]]) -> Tensor:
+    """All that is seen of each frame."""
+    return torch.cat([torch.cat([now.flatten(1), otherwise.flatten(1)], dim=1) for now, otherwise, _ in seen])
+
+
+def test_an_untrained_head_loses_all_that_decoding_does(codec: VideoCodec) -> None:
+    refiner = build(codec, lively=False, noise=0.0)
+    assert refiner.head is not None
+    for stillness in (0.0, 1.0):
+        lost = lost_of(refiner, stillness=stillness)
+        ways, drawn = lost.batch([0, 1, 2, 3], 0)
+        assert drawn.shape == (4 * 6 * 4 * 4, refiner.channels)
+        torch.manual_seed(1)
+        loss = lost.loss(refiner.head, ways, drawn)
+        errors = ((ways.starts - ways.ends)[:, 0] / 0.1).square().mean(3).repeat(4, 1, 1)
+        torch.manual_seed(1)
+        torch.randn(96, 1, 4, 4, 48)
+        times = refiner.head.draw_times(96, device=errors.device).repeat(1)
+        points = ways.ends.repeat(4, 1, 1, 1, 1)
+        points = points + times[:, None, None, None, None] * (ways.starts.repeat(4, 1, 1, 1, 1) - points)
+        change = ((points[:, 1:] - points[:, :1]) / 0.1).square().mean((1, 4))
+        counts = (0.05 + change) ** -stillness
+        torch.testing.assert_close(loss, (counts * errors).sum() / counts.sum())
+
+
+def test_all_of_a_head_learns(codec: VideoCodec) -> None:
     refiner = build(codec)
     assert refiner.head is not None
-    lost = _Lost(refiner, clips, RefinerTrainingConfig(frames_a_clip=5, patches=24))
-    given, wanted = lost.batch([0, 1, 2, 3], 0)
-    assert len(wanted) == 24
-    refiner.head.loss(wanted, lost.conditions(refiner.head, given)).backward()
+    lost = lost_of(refiner)
+    lost.loss(refiner.head, *lost.batch([0, 1, 2, 3], 0)).backward()
     for name, parameter in refiner.head.named_parameters():
         assert parameter.grad is not None and float(parameter.grad.abs().max()) > 0, name
 
@@ -219,12 +221,14 @@ def test_a_file_is_refined_as_the_whole_is(codec: VideoCodec, tmp_path: Path) ->
     pictures[:, :, 20:] = 160
     write_video(tmp_path / "clip.mkv", Video(frames=pictures[:, :20, :36], fps=8.0), crf=0)
     encode_file(codec, tmp_path / "clip.mkv", tmp_path / "clip.tokvid")
-    refiner = build(codec, mean=0.4, deviation=0.01)  # what a video file keeps
+    refiner = build(codec, brighter=0.4, noise=0.0)  # what a video file keeps
     file = CodesFile(tmp_path / "clip.tokvid")
     decode_file(codec, tmp_path / "clip.tokvid", tmp_path / "plain.mkv")
     decode_file(codec, tmp_path / "clip.tokvid", tmp_path / "refined.mkv", refiner=refiner)
     whole = refiner.refine(torch.from_numpy(file.read())[None], 11)
-    frames = list(_refined(refiner, islice(_decoded(codec.stream_decoder(), codec, file), 11), file))
+    under_way = Refining(refiner, torch.tensor([0]))
+    decoded = islice(_decoded(codec.stream_decoder(), codec, file), 11)
+    frames = [under_way.push(frame) for frame in decoded]
     assert torch.equal(torch.stack(frames, dim=2), whole)
     wanted = to_pictures(whole)[0, :, :20, :36].astype(float)
     plain, refined = (read_video(tmp_path / f"{name}.mkv").frames for name in ("plain", "refined"))
@@ -249,9 +253,6 @@ def test_codecs_that_take_whole_clips_or_look_ahead_are_refined(version: Any, ca
     refiner, codes = build(codec), some_codes(codec, 1, num_frames=8, side=16)
     refined = refiner.refine(codes)
     assert refined.shape == codec.decode(codes).shape and refined.isfinite().all()
-    groups = [(refiner.latent_of(number), refiner.phase_of(number)) for number in range(8)]
-    first = [(0, 0), *((0, phase) for phase in (2, 3, 4))] if not causal else [(0, 0), *((1, p) for p in (1, 2, 3))]
-    assert groups[:4] == first
     if causal:
         pictures = to_pictures(refined)[0]
         write_video(tmp_path / "clip.mkv", Video(frames=pictures, fps=8.0), crf=0)
@@ -259,7 +260,8 @@ def test_codecs_that_take_whole_clips_or_look_ahead_are_refined(version: Any, ca
         file = CodesFile(tmp_path / "clip.tokvid")
         whole = refiner.refine(torch.from_numpy(file.read())[None], len(pictures))
         frames = islice(_decoded(codec.stream_decoder(), codec, file), len(pictures))
-        assert torch.equal(torch.stack(list(_refined(refiner, frames, file)), dim=2), whole)
+        under_way = Refining(refiner, torch.tensor([0]))
+        assert torch.equal(torch.stack([under_way.push(frame) for frame in frames], dim=2), whole)
 
 
 def test_what_does_not_fit_is_said(codec: VideoCodec) -> None:
@@ -269,14 +271,20 @@ def test_what_does_not_fit_is_said(codec: VideoCodec) -> None:
         RefinerConfig(patch=0)
     with pytest.raises(ModelError, match="has no head"):
         Refining(Refiner(codec, RefinerConfig(), None, STEPS), torch.tensor([0]))
-    small = build(codec, patch=2)
-    with pytest.raises(ModelError, match="draws 12 numbers"):
-        Refiner(codec, RefinerConfig(patch=4), small.head, STEPS)
-    side = 2 * codec.spatial_stride
-    with pytest.raises(ShapeError, match="are not those of 1x1 cells"):
-        Refining(build(codec), torch.tensor([0])).push(
-            torch.zeros(1, 3, side, side), torch.zeros(1, codec.quantizer.dim, 1, 1)
-        )
+    for before in ((), (0, 1), (2, 2)):
+        with pytest.raises(ConfigError, match="before counts back to earlier frames"):
+            RefinerConfig(before=before)
+    with pytest.raises(ModelError, match="for patches of 12 numbers and 3 earlier frames, this refiner has 48 and 3"):
+        Refiner(codec, RefinerConfig(patch=4), build(codec, patch=2).head, STEPS)
+    with pytest.raises(ModelError, match="48 numbers and 1 earlier frames, this refiner has 48 and 3"):
+        Refiner(codec, RefinerConfig(), build(codec, before=(2,)).head, STEPS)
+    side = codec.spatial_stride
+    under_way = Refining(build(codec), torch.tensor([0]))
+    with pytest.raises(ShapeError, match=f"multiples of {side} as sides, got {side}x{side + 4}"):
+        under_way.push(torch.zeros(1, 3, side, side + 4))
+    under_way.push(torch.zeros(1, 3, side, side))
+    with pytest.raises(ShapeError, match="expected a frame as the first one"):
+        under_way.push(torch.zeros(1, 3, side, 2 * side))
     with pytest.raises(ModelError, match="continuous codec has no codes"):
         Refiner(VideoCodec(replace(codec.config, quantizer=KLConfig(dim=4))), RefinerConfig(), None, STEPS)  # type: ignore[arg-type]
 

@@ -138,7 +138,7 @@ def decode_file(
     def pictures() -> Iterator[Pictures]:
         frames: Iterator[Tensor] = itertools.islice(_decoded(stream, codec, file), facts.num_frames)
         if refiner is not None:
-            frames = _refined(refiner, frames, file)
+            frames = map(Refining(refiner, torch.tensor([0])).push, frames)
         for number, frame in enumerate(frames, start=1):
             yield to_pictures(frame[:, :, None])[0, 0][: facts.height, : facts.width]
             if progress:
@@ -168,18 +168,6 @@ def _decoded(opened: StreamDecoder, codec: VideoCodec, file: CodesFile) -> Itera
             codes = file.read(start, min(start + block if start else 1, file.latent_frames))
             yield from stream.push(torch.from_numpy(codes)[None].to(device)).unbind(2)
         yield from stream.finish().unbind(2)
-
-
-def _refined(refiner: Refiner, frames: Iterator[Tensor], file: CodesFile) -> Iterator[Tensor]:
-    """The same frames with what a refiner draws on them."""
-    under_way = Refining(refiner, torch.tensor([0]))
-    latent, vectors = -1, torch.empty(0)
-    for number, frame in enumerate(frames):
-        if (wanted := refiner.latent_of(number)) != latent:
-            codes = torch.from_numpy(file.read(wanted, wanted + 1))[None].to(frame.device)
-            with torch.no_grad():
-                latent, vectors = wanted, refiner.codec.quantizer.dequantize(codes)[:, :, 0]
-        yield under_way.push(frame, vectors)
 
 
 def pictures_after(

@@ -1,29 +1,30 @@
-"""Refinement of a codec's frames: a diffusion head draws what decoding lost, patch by patch.
+"""Refinement of a codec's frames: a flow from what codes decode to towards a clip that they may have come from.
 
-A decoder that learned a squared error gives about the mean of all videos that share the codes, which is smooth. The
-head draws one of them: the difference between a clip and its decoding, in patches, given the decoding and the codebook
-vectors around the patch, and what was drawn before it: the frame before, and the neighbours in its own frame, whose
-patches come in four sets, each seeing the sets before it (as MAR's sets of tokens, Li et al. 2024, arXiv 2406.11838).
-So neighbours agree, and a video of any length is refined frame after frame.
+A decoder that learned a squared error gives about the mean of all videos that share the codes, which is smoother than
+any of them. Drawing one of them from noise doubles that error, however well it is learned. Frames distributed as real
+ones cost less, and least along the shortest way from the decodings to the clips: the rectified flow that begins at the
+decoding, and a little noise, and is not told it beside (Posterior-Mean Rectified Flow, Ohayon et al. 2024, arXiv
+2410.00418; the least error: Freirich et al. 2021, arXiv 2107.02555). A head says its velocities patch by patch, of the
+frame and earlier ones on the same way, so a video of any length is refined frame after frame.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tokvid.config import from_mapping, to_mapping
-from tokvid.config_checks import at_least
-from tokvid.diffusion_head import DiffusionHead, HeadConfig
+from tokvid.config_checks import at_least, finite
+from tokvid.diffusion_head import HeadConfig
 from tokvid.errors import CheckpointError, ConfigError, ModelError, ShapeError
-from tokvid.flow import Refinement, draw_latents, starting_noise
+from tokvid.flow import Refinement, Solver, follow, starting_noise
 from tokvid.head_files import drawn_by, load_head, save_head
 from tokvid.hub import CODEC_PREFIXES, HubOptions, local_folder
 from tokvid_tokenizers.refiner_head import RefinerHead, RefinerHeadConfig
@@ -33,49 +34,50 @@ if TYPE_CHECKING:
 
 REFINER = "refiner"
 """The name of its files in the folder of a codec."""
-SETS = ((0, 0), (1, 1), (0, 1), (1, 0))
-"""Of row and column of a patch the remainders by two, in the order in which they are drawn."""
-_MOST_TOKENS = 1 << 15
-"""That go through the head at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerConfig:
-    """``patch`` pixels are the side of what is drawn at a time. It is drawn after ``width`` numbers, made of what is
-    seen in its place and, by ``looks`` convolutions, as many patches around it."""
+    """``patch`` pixels are the side of what a velocity is said of at a time. It is said after ``width`` numbers, made
+    of what is seen in its place, ``looks`` patches around it, and so many frames ``before``. The way begins with
+    ``noise`` of that deviation on frames in [-1, 1], the same for every frame of a clip: noise that changes is flicker.
+    """
 
     patch: int = 4
     width: int = 128
-    looks: int = 2
+    looks: int = 3
+    before: tuple[int, ...] = (1, 2, 4)
+    noise: float = 0.02
 
     def __post_init__(self) -> None:
         at_least(self, 1, "patch", "width")
-        at_least(self, 0, "looks")
+        at_least(self, 0, "looks", "noise")
+        finite(self, "noise")
+        if not self.before or min(self.before) < 1 or len(set(self.before)) < len(self.before):
+            raise ConfigError(f"before counts back to earlier frames, each once and at least 1, got {self.before}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What a frame's patches are drawn after, of N frames of any clips, in patches ``[N,rows,columns,C]`` of
-    :meth:`Refiner.cut`: decodings of the frame and the one before, what was drawn of the one before (0 of the first,
-    which has none), and of the frame itself where it is ``known``, bool ``[N,rows,columns]``; codebook vectors
-    ``[N,D,h,w]``, the frame's place in its group, int64 ``[N]``, and the number of the set that is next, int64
-    ``[N]``."""
+class FrameRefinement(Refinement):
+    """How frames are refined; ``temperature`` scales the noise at the start. What the head says of a frame counts
+    ``strength`` times: a small network says the mean of what it cannot tell apart, so frames would end with less detail
+    than clips have."""
 
-    plain: Tensor
-    plain_before: Tensor
-    drawn_before: Tensor
-    drawn: Tensor
-    known: Tensor
-    vectors: Tensor
-    phase: Tensor
-    number: Tensor
+    steps: int = 10
+    solver: Solver = "euler"
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "strength")
+        finite(self, "strength")
 
 
 class Refiner:
     """A head for the frames of one codec; :meth:`refine` draws, :mod:`tokvid_tokenizers.refiner_training` trains."""
 
     def __init__(
-        self, codec: VideoCodec, config: RefinerConfig, head: RefinerHead | None, refinement: Refinement
+        self, codec: VideoCodec, config: RefinerConfig, head: RefinerHead | None, refinement: FrameRefinement
     ) -> None:
         codec.check_discrete()
         stride = codec.spatial_stride
@@ -84,62 +86,45 @@ class Refiner:
                 f"a refiner's patch divides the codec's spatial stride {stride}, got {config.patch}: take {stride}"
             )
         self.codec, self.config, self.refinement = codec, config, refinement
-        self._parts = stride // config.patch  # patches along the side of a cell
-        self._phases = codec.temporal_stride + 1
         self.channels = 3 * config.patch**2
         self._basis = _waves(config.patch)
-        self.seen_dim = 4 * self.channels + 1 + codec.quantizer.dim + self._phases + len(SETS) + self._parts**2
         self.head = head
         if head is not None:
             self._check(head)
 
-    def new_head(self, config: HeadConfig, mean: Sequence[float], deviation: Sequence[float]) -> RefinerHead:
-        """A head that was not trained, for patches of that ``mean`` and ``deviation`` a channel."""
+    def new_head(
+        self, config: HeadConfig, mean: Sequence[float], deviation: Sequence[float], spread: Sequence[float]
+    ) -> RefinerHead:
+        """A head that was not trained, for patches of those statistics a channel, see :class:`RefinerHeadConfig`."""
         return RefinerHead(
             RefinerHeadConfig(
                 condition_dim=self.config.width,
                 mean=tuple(mean),
                 deviation=tuple(deviation),
-                seen_dim=self.seen_dim,
+                spread=tuple(spread),
                 looks=self.config.looks,
+                earlier=len(self.config.before),
                 **to_mapping(config),
             )
         )
 
-    @torch.no_grad()
     def refine(self, codes: Tensor, num_frames: int | None = None, *, seed: int = 0, first_sample: int = 0) -> Tensor:
-        """Frames float ``[B,3,T,H,W]`` in [-1, 1] of codes ``[B,K,t,h,w]``, as :meth:`VideoCodec.decode` has them, and
-        what was drawn on them.
+        """Frames float ``[B,3,T,H,W]`` in [-1, 1] of codes ``[B,K,t,h,w]``, as :meth:`VideoCodec.decode` has them, with
+        what decoding lost.
 
-        The noise is a function of (seed, sample, frame, patch); the first clip is sample ``first_sample``.
+        The noise is a function of (seed, sample, patch); the first clip is sample ``first_sample``.
         """
-        plain = self.codec.decode(codes, num_frames)
-        vectors = self.codec.quantizer.dequantize(codes).float()
+        with torch.no_grad():
+            plain = self.codec.decode(codes, num_frames)
         under_way = Refining(self, torch.arange(first_sample, first_sample + len(codes)), seed=seed)
-        frames = [
-            under_way.push(plain[:, :, number], vectors[:, :, self.latent_of(number)])
-            for number in range(plain.shape[2])
-        ]
-        return torch.stack(frames, dim=2)
+        return torch.stack([under_way.push(frame) for frame in plain.unbind(2)], dim=2)
 
-    def latent_of(self, frame: int) -> int:
-        """The latent frame that a frame is decoded from."""
-        stride = self.codec.temporal_stride
-        return (frame + stride - 1) // stride if self.codec.is_causal else frame // stride
-
-    def phase_of(self, frame: int) -> int:
-        """Where a frame stands in its group, from 1; 0 for the first frame of all."""
-        stride = self.codec.temporal_stride
-        if not frame:
-            return 0
-        return 1 + ((frame - 1) % stride if self.codec.is_causal else frame % stride)
-
-    def cut(self, difference: Tensor) -> Tensor:
+    def cut(self, images: Tensor) -> Tensor:
         """Images ``[N,3,H,W]`` as patches ``[N,H/p,W/p,3*p*p]``, told in waves."""
         p = self.config.patch
-        n, c, height, width = difference.shape
-        cut = difference.reshape(n, c, height // p, p, width // p, p)
-        patches: Tensor = cut.permute(0, 2, 4, 1, 3, 5).flatten(3) @ self._basis.to(difference).T
+        n, c, height, width = images.shape
+        cut = images.reshape(n, c, height // p, p, width // p, p)
+        patches: Tensor = cut.permute(0, 2, 4, 1, 3, 5).flatten(3) @ self._basis.to(images).T
         return patches
 
     def joined(self, patches: Tensor) -> Tensor:
@@ -149,50 +134,6 @@ class Refiner:
         cut = (patches @ self._basis.to(patches)).unflatten(3, (3, p, p)).permute(0, 3, 1, 4, 2, 5)
         image: Tensor = cut.reshape(n, 3, rows * p, columns * p)
         return image
-
-    def set_mask(self, number: int, rows: int, columns: int) -> Tensor:
-        """Which patches are in a set: bool ``[rows,columns]``."""
-        row, column = SETS[number]
-        mask = torch.zeros(rows, columns, dtype=torch.bool)
-        mask[row::2, column::2] = True
-        return mask
-
-    def drawn_mask(self, number: int, rows: int, columns: int) -> Tensor:
-        """Which patches are drawn before a set: bool ``[rows,columns]``."""
-        mask = torch.zeros(rows, columns, dtype=torch.bool)
-        for earlier in range(number):
-            mask |= self.set_mask(earlier, rows, columns)
-        return mask
-
-    def conditions(self, head: RefinerHead, seen: Seen) -> Tensor:
-        """What ``head`` draws each patch after, ``[N,rows,columns,D]``."""
-        count, rows, columns, _ = seen.plain.shape
-
-        def of_all(each: Tensor) -> Tensor:
-            return each[:, None, None].expand(count, rows, columns, -1)
-
-        def of_drawn(drawn: Tensor, known: Tensor) -> Tensor:
-            return head.standardise(drawn).masked_fill(~known[..., None], 0.0)
-
-        parts = torch.eye(self._parts**2).to(seen.plain).unflatten(0, (self._parts, self._parts))
-        cells = seen.vectors.permute(0, 2, 3, 1)
-        has_before = (seen.phase > 0)[:, None, None].expand(count, rows, columns)
-        return head.conditions(
-            torch.cat(
-                [
-                    seen.plain,
-                    seen.plain_before,
-                    of_drawn(seen.drawn_before, has_before),
-                    of_drawn(seen.drawn, seen.known),
-                    seen.known[..., None].to(seen.plain),
-                    cells.repeat_interleave(self._parts, 1).repeat_interleave(self._parts, 2),
-                    of_all(F.one_hot(seen.phase, self._phases).to(seen.plain)),
-                    of_all(F.one_hot(seen.number, len(SETS)).to(seen.plain)),
-                    parts.repeat(*cells.shape[1:3], 1).expand(count, rows, columns, -1),
-                ],
-                dim=3,
-            )
-        )
 
     def save(self, folder: str | Path) -> None:
         """Write the refiner into the folder of its codec."""
@@ -208,7 +149,8 @@ class Refiner:
         found, folder = None, Path(name)
         if not str(name).startswith(CODEC_PREFIXES):
             folder = local_folder(name, **hub)
-            found = load_head(folder, REFINER, what="refiner", kind=RefinerHead, wanted=("codec_id", "refiner"))
+            wanted = ("codec_id", "refiner")
+            found = load_head(folder, REFINER, what="refiner", kind=RefinerHead, how=FrameRefinement, wanted=wanted)
         if found is None:
             raise ModelError(
                 f"{name} is a codec without a refiner: train one by the recipe codec/sprites-refine, with"
@@ -234,11 +176,11 @@ class Refiner:
     def _check(self, head: RefinerHead) -> None:
         config = head.config
         assert isinstance(config, RefinerHeadConfig)
-        wanted, found = (self.channels, self.seen_dim), (config.latent_dim, config.seen_dim)
+        wanted, found = (self.channels, len(self.config.before)), (config.latent_dim, config.earlier)
         if wanted != found:
             raise ModelError(
-                f"this head draws {found[0]} numbers from {found[1]} that it sees, a refiner of this codec {wanted[0]}"
-                f" from {wanted[1]}: train it anew"
+                f"this head is for patches of {found[0]} numbers and {found[1]} earlier frames, this refiner has"
+                f" {wanted[0]} and {wanted[1]}: train it anew"
             )
 
 
@@ -249,66 +191,56 @@ class Refining:
         if refiner.head is None:
             raise ModelError("this refiner was not trained: it has no head")
         self._refiner, self._head, self._samples, self._seed = refiner, refiner.head, samples, seed
-        self._frame = 0
-        self._before: tuple[Tensor, Tensor] | None = None
+        self._noise: Tensor | None = None
+        # Of each earlier frame, the last one first, where it was whenever a velocity was asked for.
+        self._ways: deque[list[Tensor]] = deque(maxlen=max(refiner.config.before))
 
     @torch.no_grad()
-    def push(self, plain: Tensor, vectors: Tensor) -> Tensor:
-        """The next frame, float ``[B,3,H,W]`` in [-1, 1], given its decoding and the codebook vectors ``[B,D,h,w]`` of
-        its latent frame. Raises :class:`ShapeError` for a frame off the codec's stride."""
-        refiner, head = self._refiner, self._head
-        p = refiner.config.patch
-        height, width = plain.shape[2:]
-        if (height, width) != tuple(side * refiner.codec.spatial_stride for side in vectors.shape[2:]):
-            raise ShapeError(f"frames of {height}x{width} are not those of {vectors.shape[2]}x{vectors.shape[3]} cells")
-        rows, columns = height // p, width // p
-        patches = refiner.cut(plain.float())
-        plain_before, drawn_before = self._before or (patches, torch.zeros_like(patches))
-        drawn = torch.zeros_like(patches)
-        phase = torch.full((len(plain),), refiner.phase_of(self._frame), device=plain.device)
-        for number in range(len(SETS)):
-            mask = refiner.set_mask(number, rows, columns).to(plain.device)
-            places = mask.flatten().nonzero()[:, 0]
-            if not len(places):  # of frames of one patch
-                continue
-            seen = Seen(
-                plain=patches,
-                plain_before=plain_before,
-                drawn_before=drawn_before,
-                drawn=drawn,
-                known=refiner.drawn_mask(number, rows, columns).to(plain.device).expand(len(plain), -1, -1),
-                vectors=vectors.float(),
-                phase=phase,
-                number=torch.full_like(phase, number),
-            )
-            given = refiner.conditions(head, seen)[:, mask]
-            drawn[:, mask] = self._drawn(head, given, places.cpu() + self._frame * rows * columns)
-        self._before = patches, drawn
-        self._frame += 1
-        frame: Tensor = (plain.float() + refiner.joined(drawn)).clamp(-1.0, 1.0)
+    def push(self, plain: Tensor) -> Tensor:
+        """The next frame, float ``[B,3,H,W]`` in [-1, 1], given its decoding. Raises :class:`ShapeError` for a frame
+        off the codec's stride, and for one of another shape than the first."""
+        settings, head = self._refiner.refinement, self._head
+        stride = self._refiner.codec.spatial_stride
+        if any(side % stride for side in plain.shape[2:]):
+            raise ShapeError(f"frames have multiples of {stride} as sides, got {plain.shape[2]}x{plain.shape[3]}")
+        patches = self._refiner.cut(plain.float())
+        if self._noise is None:
+            self._noise = self._first_noise(patches)
+        if self._noise.shape != patches.shape:
+            raise ShapeError(f"expected a frame as the first one, got {list(plain.shape)}")
+        way: list[Tensor] = []
+
+        def velocity(points: Tensor, times: Tensor) -> Tensor:
+            now = points.unflatten(0, patches.shape[:3])
+            way.append(now)
+            otherwise = torch.stack([self._way(back, way)[len(way) - 1] - now for back in self._refiner.config.before])
+            time = times[:: patches.shape[1] * patches.shape[2]]
+            return head.velocity(now, otherwise.permute(1, 2, 3, 0, 4), time, strength=settings.strength).flatten(0, 2)
+
+        start = head.standardise(patches + settings.temperature * self._noise).flatten(0, 2)
+        end = follow(velocity, start, steps=settings.steps, solver=settings.solver).unflatten(0, patches.shape[:3])
+        self._ways.appendleft(way)
+        frame: Tensor = self._refiner.joined(head.unstandardise(end)).clamp(-1.0, 1.0)
         return frame
 
-    def _drawn(self, head: DiffusionHead, given: Tensor, places: Tensor) -> Tensor:
-        """Patches ``[B,M,3*p*p]`` given conditions ``[B,M,...]``, at ``places`` ``[M]`` among all patches of a clip."""
-        count, tokens, _ = given.shape
-        settings = self._refiner.refinement
-        samples, at = self._samples.repeat_interleave(tokens), places.repeat(count)
-        noise = starting_noise(self._seed, samples, at, head.config.latent_dim).to(given.device)
-        parts = [
-            draw_latents(
-                head, part, own, steps=settings.steps, solver=settings.solver, temperature=settings.temperature
-            )
-            for part, own in zip(given.flatten(0, 1).split(_MOST_TOKENS), noise.split(_MOST_TOKENS), strict=True)
-        ]
-        patches: Tensor = torch.cat(parts).unflatten(0, (count, tokens))
-        return patches
+    def _way(self, back: int, own: list[Tensor]) -> list[Tensor]:
+        """That of the frame so many before; the first one's where there is none."""
+        if not self._ways:
+            return own
+        return self._ways[min(back, len(self._ways)) - 1]
+
+    def _first_noise(self, patches: Tensor) -> Tensor:
+        clips, rows, columns, channels = patches.shape
+        places = torch.arange(rows * columns)
+        noise = starting_noise(self._seed, self._samples.repeat_interleave(len(places)), places.repeat(clips), channels)
+        return noise.to(patches.device).reshape(patches.shape) * self._refiner.config.noise
 
 
 def _waves(side: int) -> Tensor:
     """An orthonormal basis ``[3*p*p,3*p*p]`` of patches: brightness and two differences of colours, each in cosines.
 
-    Most of what decoding loses is bright and slow. Its channels have a deviation each, by which noise starts and errors
-    count; of pixels all would have the same one, and what the head has not learned would show as coloured grain.
+    Most of what decoding loses is bright and slow. Its channels have a deviation each, by which errors count; of pixels
+    all would have the same one, and what the head has not learned would show as coloured grain.
     """
     place = torch.arange(side, dtype=torch.float64)
     cosines = torch.cos(math.pi / side * (place[None] + 0.5) * place[:, None]) * (2 / side) ** 0.5

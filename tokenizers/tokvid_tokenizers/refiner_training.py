@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,39 +13,42 @@ from torch import Tensor
 
 from tokvid.atomic import atomic_folder
 from tokvid.config_checks import at_least, finite
+from tokvid.data.clip_source import spread
 from tokvid.data.clips import ClipArray, DataConfig, SpriteDataConfig
 from tokvid.diffusion_head import DiffusionHead, HeadConfig
-from tokvid.flow import Refinement
 from tokvid.flow_training import FlowTrainer, FlowTrainingConfig, check_one_process
 from tokvid.frames import to_model
 from tokvid.run_lock import check_output
 from tokvid.runtime import default_device, prepare
 from tokvid_tokenizers.codec import VideoCodec
-from tokvid_tokenizers.refiner import SETS, Refiner, RefinerConfig, Seen
+from tokvid_tokenizers.refiner import FrameRefinement, Refiner, RefinerConfig
 from tokvid_tokenizers.refiner_head import ADAM_NAMES, RefinerHead
 from tokvid_tokenizers.registry import load_codec
 
 CODEC_FOLDER = "codec"
 _COUNTED = 8192  # patches of a batch that statistics are taken from
+_SOME = 64  # clips that statistics of frames are taken from
+_FLICKER = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerTrainingConfig(FlowTrainingConfig):
-    """Of every clip ``frames_a_clip`` frames are seen a step, and of their patches at most ``patches``.
+    """Of every clip ``frames_a_clip`` frames are seen a step.
 
-    What was drawn before is the truth and noise of ``given_noise`` times the deviation of each channel: when frames are
-    refined it is what the head drew itself, and errors must not add up.
+    Of a patch of which earlier frames differ by the share m of what decoding loses on average an error counts
+    (0.05 + m) ** -``stillness`` times: where nothing moves an error is small, and seen, since it flickers.
     """
 
-    frames_a_clip: int = 16
-    patches: int = 4096
-    given_noise: float = 0.5
+    steps: int = 2000
+    batch_size: int = 8
+    frames_a_clip: int = 8
+    stillness: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "frames_a_clip", "patches")
-        at_least(self, 0, "given_noise")
-        finite(self, "given_noise")
+        at_least(self, 1, "frames_a_clip")
+        at_least(self, 0, "stillness")
+        finite(self, "stillness")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +62,9 @@ class RefinerRecipe:
     codec: str
     data: DataConfig = field(default_factory=SpriteDataConfig)
     refiner: RefinerConfig = field(default_factory=RefinerConfig)
-    head: HeadConfig = field(default_factory=lambda: HeadConfig(width=112))
+    head: HeadConfig = field(default_factory=lambda: HeadConfig(width=96, repeats=1, time_deviation=1.8))
     training: RefinerTrainingConfig = field(default_factory=RefinerTrainingConfig)
-    refinement: Refinement = field(default_factory=Refinement)
+    refinement: FrameRefinement = field(default_factory=FrameRefinement)
 
 
 def train_refiner(
@@ -101,15 +104,16 @@ def train_refiner(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Given:
-    """Frames, and which of all their patches the head is ``asked`` for, int64 ``[N]``."""
+class _Ways:
+    """A frame and the earlier ones that are seen with it, and their decodings, in patches
+    ``[N,1+earlier,rows,columns,C]``."""
 
-    seen: Seen
-    asked: Tensor
+    ends: Tensor
+    starts: Tensor
 
 
 class _Lost:
-    """Patches of what decoding loses of clips, and what they are drawn after."""
+    """What decoding loses of clips, as ways from decodings to clips."""
 
     adam_names = ADAM_NAMES
 
@@ -117,68 +121,47 @@ class _Lost:
         self.refiner, self.clips, self.config = refiner, clips, config
 
     def new_head(self, config: HeadConfig, mean: Sequence[float], deviation: Sequence[float]) -> RefinerHead:
-        return self.refiner.new_head(config, mean, deviation)
+        some = to_model(self.clips.frames[np.asarray(spread(len(self.clips), _SOME))])
+        patches = self.refiner.cut(some.transpose(1, 2).flatten(0, 1)).flatten(0, 2).double()
+        lost = torch.tensor(deviation, dtype=torch.float64)
+        varied = (patches.std(0) / lost).tolist()
+        return self.refiner.new_head(config, patches.mean(0).tolist(), deviation, varied)
 
     def differences(self, clips: Sequence[int]) -> Tensor:
-        frames, plain, _ = self._decoded(clips)
+        frames, plain = self._decoded(clips)
         patches = self.refiner.cut((frames - plain).transpose(1, 2).flatten(0, 1)).flatten(0, 2)
         some = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:_COUNTED]
         return patches[some.to(patches.device)]
 
-    def batch(self, clips: Sequence[int], step: int) -> tuple[_Given, Tensor]:
-        refiner, config = self.refiner, self.config
-        frames, plain, vectors = self._decoded(clips)
-        device, total = frames.device, frames.shape[2]
-        count = min(config.frames_a_clip, total)
+    def batch(self, clips: Sequence[int], step: int) -> tuple[_Ways, Tensor]:
+        frames, plain = self._decoded(clips)
+        total = frames.shape[2]
+        count = min(self.config.frames_a_clip, total)
         chosen = torch.rand(len(clips), total).argsort(dim=1)[:, :count].flatten()
-        clip = torch.arange(len(clips)).repeat_interleave(count)
-        before = (chosen - 1).clamp_min(0)
-        latent = torch.tensor([refiner.latent_of(number) for number in chosen.tolist()])
-        phase = torch.tensor([refiner.phase_of(number) for number in chosen.tolist()])
-        number = (torch.arange(len(chosen)) + step) % len(SETS)  # of so many frames each
-
-        def patches(of: Tensor, numbers: Tensor) -> Tensor:
-            return refiner.cut(of[clip, :, numbers])
-
-        lost = patches(frames - plain, chosen)
-        rows, columns = lost.shape[1:3]
-        known, next_ones = (
-            torch.stack([mask_of(each, rows, columns) for each in range(len(SETS))])[number]
-            for mask_of in (refiner.drawn_mask, refiner.set_mask)
+        clip = torch.arange(len(clips)).repeat_interleave(count)[:, None]
+        numbers = (chosen[:, None] - torch.tensor([0, *self.refiner.config.before])).clamp_min(0)
+        ends, starts = (
+            self.refiner.cut(of[clip, :, numbers].flatten(0, 1)).unflatten(0, numbers.shape) for of in (frames, plain)
         )
-        seen = Seen(
-            plain=patches(plain, chosen),
-            plain_before=patches(plain, before),
-            drawn_before=patches(frames - plain, before),
-            drawn=lost,
-            known=known.to(device),
-            vectors=vectors[clip, :, latent],
-            phase=phase.to(device),
-            number=number.to(device),
-        )
-        asked = next_ones.flatten().nonzero()[:, 0]
-        asked = asked[torch.randperm(len(asked))[: config.patches]].to(device)
-        return _Given(seen=seen, asked=asked), lost.flatten(0, 2)[asked]
+        return _Ways(ends=ends, starts=starts), ends[:, 0].flatten(0, 2)
 
-    def conditions(self, head: DiffusionHead, given: _Given) -> Tensor:
+    def loss(self, head: DiffusionHead, given: _Ways, drawn: Tensor) -> Tensor:
         assert isinstance(head, RefinerHead)
-        seen = replace(
-            given.seen,
-            drawn_before=self._nearly(head, given.seen.drawn_before),
-            drawn=self._nearly(head, given.seen.drawn),
-        )
-        return self.refiner.conditions(head, seen).flatten(0, 2)[given.asked]
+        ends, starts = (each.repeat(head.config.repeats, 1, 1, 1, 1) for each in (given.ends, given.starts))
+        starts = starts + self.refiner.config.noise * torch.randn_like(starts[:, :1])
+        times = head.draw_times(len(ends), device=ends.device)
+        points = head.standardise(ends + times[:, None, None, None, None] * (starts - ends))
+        now, earlier = points[:, 0], points[:, 1:]
+        otherwise = (earlier - now[:, None]).permute(0, 2, 3, 1, 4)
+        wanted = head.standardise(starts[:, 0]) - head.standardise(ends[:, 0])
+        errors = (head.velocity(now, otherwise, times) - wanted).square().mean(3)
+        counts = (_FLICKER + otherwise.square().mean((3, 4))) ** -self.config.stillness
+        return (counts * errors).sum() / counts.sum()
 
-    def _nearly(self, head: DiffusionHead, drawn: Tensor) -> Tensor:
-        noise = torch.randn(drawn.shape) * torch.tensor(head.config.deviation) * self.config.given_noise
-        return drawn + noise.to(drawn)
-
-    def _decoded(self, clips: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames of clips and their decodings ``[B,3,T,H,W]``, and the codebook vectors ``[B,D,t,h,w]`` between."""
+    def _decoded(self, clips: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Frames of clips and their decodings, ``[B,3,T,H,W]``."""
         codec = self.refiner.codec
         frames = to_model(self.clips.frames[np.asarray(clips)]).to(next(codec.parameters()))
         with torch.no_grad():
-            codes = codec.encode(frames)
-            plain = codec.decode(codes, frames.shape[2])
-            vectors = codec.quantizer.dequantize(codes)
-        return frames.float(), plain.float(), vectors.float()
+            plain = codec.decode(codec.encode(frames), frames.shape[2])
+        return frames.float(), plain.float()
