@@ -274,6 +274,10 @@ def test_what_does_not_fit_is_said(codec: VideoCodec) -> None:
     for before in ((), (0, 1), (2, 2)):
         with pytest.raises(ConfigError, match="before counts back to earlier frames"):
             RefinerConfig(before=before)
+    with pytest.raises(ConfigError, match="strength must be at least 0"):
+        FrameRefinement(strength=-0.5)
+    with pytest.raises(ConfigError, match="spread has a positive number for each of 48 channels"):
+        Refiner(codec, RefinerConfig(), None, STEPS).new_head(HeadConfig(), (0.0,) * 48, (1.0,) * 48, (0.0,) * 48)
     with pytest.raises(ModelError, match="for patches of 12 numbers and 3 earlier frames, this refiner has 48 and 3"):
         Refiner(codec, RefinerConfig(patch=4), build(codec, patch=2).head, STEPS)
     with pytest.raises(ModelError, match="48 numbers and 1 earlier frames, this refiner has 48 and 3"):

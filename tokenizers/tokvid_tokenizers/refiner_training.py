@@ -28,7 +28,7 @@ from tokvid_tokenizers.registry import load_codec
 CODEC_FOLDER = "codec"
 _COUNTED = 8192  # patches of a batch that statistics are taken from
 _SOME = 64  # clips that statistics of frames are taken from
-_FLICKER = 0.05
+_FLICKER = 0.05  # the least share of what is lost that weights tell apart
 
 
 @dataclass(frozen=True, kw_only=True)
